@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rounds of a run: ask the cohort, aggregate, checkpoint, go on.
+
+Flower's `Strategy.start` has no checkpoint, no resume and waits for ever for its nodes, so the loop is ours
+and calls the same public steps of the strategy.
+
+Guarantees:
+- Every finished round is on disk before the next one starts.
+- A failed round leaves the model as it was; a run in which every round failed raises `RunFailed`.
+- A resumed run draws the same cohorts as an undisturbed one.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from server.checkpoints import Arrays, Checkpoint, CheckpointFolder, RoundRecord
+from server.errors import NotEnoughMerchants, RunFailed
+from strategies.cohort import CohortGrid
+from strategies.errors import CohortFailed
+from strategies.state import restore, state_of
+
+Observer = Callable[[Checkpoint], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsConfig:
+    """How a run is conducted.
+
+    Attributes:
+        rounds: how many rounds the run has.
+        seed: fixes which merchants are asked when not all are.
+        round_timeout_s: deadline of one round; who answers later is dropped.
+        gather_timeout_s: how long to wait for the league before the run fails.
+        min_merchants: fewest merchants online for the run to begin.
+    """
+
+    rounds: int
+    seed: int
+    round_timeout_s: float
+    gather_timeout_s: float
+    min_merchants: int
+
+
+def gather(grid: Grid, min_merchants: int, timeout_s: float, poll_s: float = 0.2) -> list[int]:
+    """The node ids online once there are enough.
+
+    Raises:
+        NotEnoughMerchants: the deadline passed.
+    """
+    deadline = time.monotonic() + timeout_s
+    while len(nodes := sorted(grid.get_node_ids())) < min_merchants:
+        if time.monotonic() > deadline:
+            raise NotEnoughMerchants(
+                f"{len(nodes)} merchants online after {timeout_s:g} s, {min_merchants} are required: "
+                "start more nodes or lower cohort.min_merchants"
+            )
+        time.sleep(poll_s)
+    return nodes
+
+
+def run_rounds(
+    strategy: Strategy,
+    grid: CohortGrid,
+    start: Checkpoint,
+    config: RoundsConfig,
+    train_config: dict[str, str],
+    checkpoints: CheckpointFolder,
+    observe: Observer,
+) -> Checkpoint:
+    """Run the rounds that `start` still lacks and return the final state.
+
+    Raises:
+        NotEnoughMerchants: the league did not gather.
+        RunFailed: no round of the whole run succeeded.
+    """
+    gather(grid, config.min_merchants, config.gather_timeout_s)
+    restore(strategy, start.strategy)
+    state = start
+    for number in range(start.round + 1, config.rounds + 1):
+        state = _one_round(number, strategy, grid, state, config, train_config)
+        checkpoints.save(state)
+        observe(state)
+    if state.history and all(record.failure for record in state.history):
+        raise RunFailed(f"all {len(state.history)} rounds failed; the last: {state.history[-1].failure}")
+    return state
+
+
+def _one_round(
+    number: int,
+    strategy: Strategy,
+    grid: CohortGrid,
+    state: Checkpoint,
+    config: RoundsConfig,
+    train_config: dict[str, str],
+) -> Checkpoint:
+    began = time.monotonic()
+    _seed_cohort_draw(config.seed, number)
+    try:
+        messages = strategy.configure_train(
+            number, _record(state.arrays), ConfigRecord({**train_config}), grid
+        )
+        replies = grid.send_and_receive(messages, timeout=config.round_timeout_s)
+        arrays, _ = strategy.aggregate_train(number, replies)
+    except CohortFailed as failed:
+        return _failed(state, number, failed, time.monotonic() - began)
+    total = grid.last
+    assert arrays is not None
+    assert total is not None
+    record = RoundRecord(
+        round=number,
+        survivors=total.survivors,
+        dropped=dict(total.dropped),
+        statistics={name: float(value) for name, value in total.statistics.items()},
+        wall_s=time.monotonic() - began,
+    )
+    return replace(
+        state,
+        round=number,
+        arrays={name: array.numpy() for name, array in arrays.items()},
+        strategy=state_of(strategy),
+        history=(*state.history, record),
+    )
+
+
+def _failed(state: Checkpoint, number: int, failed: Exception, wall_s: float) -> Checkpoint:
+    dropped = failed.dropped if isinstance(failed, CohortFailed) else {}
+    survivors = failed.survivors if isinstance(failed, CohortFailed) else 0
+    record = RoundRecord(number, survivors, dropped, {}, wall_s, failure=str(failed))
+    return replace(state, round=number, history=(*state.history, record))
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(arrays[name]) for name in sorted(arrays)})
+
+
+def _seed_cohort_draw(seed: int, number: int) -> None:
+    """Flower draws cohorts from Python's global generator: seeded per round, a resume draws alike."""
+    digest = hashlib.sha256(f"hansa.cohort/1|{seed}|{number}".encode()).digest()
+    random.seed(int.from_bytes(digest, "big"))
