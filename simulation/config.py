@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the main job, as frozen dataclasses: the schema of `conf/`.
+
+Hydra fills them at the entry point; no other code sees Hydra. The reason for each default stands beside its
+value in `conf/`.
+"""
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which league: the one that ships, or anybody's own files."""
+
+    league: str = MISSING
+    events: str = ""
+    catalogue: str = ""
+    min_users: int = MISSING
+    min_buyers: int = MISSING
+    min_merchants: int = MISSING
+    valid_weeks: int = MISSING
+    test_weeks: int = MISSING
+    max_events: int = MISSING
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The task and the settings of its model and of ordinary training."""
+
+    task: str = MISSING
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """What is promised to a user, and how the budget is split."""
+
+    mode: str = MISSING
+    unit: str = MISSING
+    epsilon: float = MISSING
+    delta: float = MISSING
+    clipping_norm: float = MISSING
+    sampling_rate: float = MISSING
+    steps_per_round: int = MISSING
+    rounds: int = MISSING
+    popularity_share: float = MISSING
+    gate_share: float = MISSING
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """How the cohort's mean becomes the next model."""
+
+    name: str = MISSING
+    fraction_train: float = MISSING
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    """When a round counts."""
+
+    min_merchants: int = MISSING
+    min_survivors: float = MISSING
+    round_timeout_s: float = MISSING
+    gather_timeout_s: float = MISSING
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where merchants' work runs."""
+
+    name: str = MISSING
+    workers: int = MISSING
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is trained and measured beside the run itself."""
+
+    baselines: bool = MISSING
+    non_private: bool = MISSING
+    local_only: bool = MISSING
+    centralised: bool = MISSING
+    bootstrap: int = MISSING
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole main job."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    strategy: StrategySettings = field(default_factory=StrategySettings)
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    rounds: int = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    output: str = MISSING
+    resume: bool = MISSING
+    serve: bool = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that `conf/config.yaml` extends.
+
+    A frozen dataclass gives read-only nodes, into which Hydra can't merge files: the flags are lifted on the
+    schema alone, and what the entry point turns into a `Config` is frozen again.
+    """
+    schema = OmegaConf.structured(Config)
+    _lift_read_only(schema)
+    ConfigStore.instance().store(name="schema", node=schema)
+
+
+def _lift_read_only(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _lift_read_only(child)
