@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's tables, once as plain rows for a page and once drawn in a terminal by rich.
+
+Guarantees:
+- a terminal and a page show the same rows
+- a name cannot style or move the terminal
+
+A width (±) is the larger side of the interval, rounded up. A missing value is an en dash, never a zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from simulation.measured import (
+    KIND_NAMES,
+    METRIC,
+    VIEW_MEANINGS,
+    VIEW_NAMES,
+    Estimate,
+    Measured,
+    Method,
+    Uplift,
+    interval,
+    nearest,
+    percent,
+    read,
+    scientific,
+    signed,
+    spoken,
+    up,
+)
+
+METRICS = (METRIC, "hit_rate@10", "recall@20")
+MISSING = "–"
+_KIND_STYLES = {"federated": "bold blue", "federated_private": "bold dark_orange", "centralised": "green"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value: `value` alone in a narrow place, `value` with `interval` or `width` where there is room."""
+
+    value: str
+    interval: str = ""
+    width: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    kind: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def method_tables(measured: Measured) -> tuple[Table, ...]:
+    """One table per view: every method with every metric of METRICS; the best of a column is marked."""
+    return tuple(_method_table(measured, view) for view in measured.views)
+
+
+def uplift_table(measured: Measured) -> Table:
+    """One row per method and view: what the league gives over each merchant's own model."""
+    header = ("Method and view", "Difference", "Relative", "Median", "Worst", "Better off")
+    note = "Per merchant, over its own local-only model; differences are rounded down."
+    return Table("Uplift per merchant", note, header, tuple(_uplift_row(measured, u) for u in measured.uplift))
+
+
+def merchant_table(uplift: Uplift) -> Table:
+    """One row per merchant, the worst first."""
+    header = ("Merchant", "Users", "Federated", "Local only", "Difference")
+    rows = tuple(
+        Row(
+            m.merchant,
+            "worse" if m.difference < 0.0 else "",
+            (Cell(f"{m.users:,}"), _plain(m.federated), _plain(m.local_only), Cell(signed(m.difference))),
+        )
+        for m in sorted(uplift.merchants, key=lambda m: m.difference)
+    )
+    return Table("Every merchant", f"{uplift.metric}, the worst first.", header, rows)
+
+
+def privacy_line(measured: Measured) -> str:
+    """The guarantee of the private run in one line, or that there is none."""
+    privacy = measured.privacy
+    if not privacy.private:
+        return "Privacy: none. The models of this run carry no privacy guarantee."
+    if privacy.epsilon is None or privacy.delta is None:
+        return f"Privacy: {privacy.mode} noise, but ε or δ is not stated: treat it as not private."
+    unit = privacy.unit or "unit not stated"
+    spent = f"ε = {up(privacy.epsilon, 2)}, δ = {scientific(privacy.delta)}"
+    steps = "" if privacy.steps is None else f", {privacy.steps:,} compositions"
+    return f"Privacy: {privacy.mode} noise, {spent}, unit: {unit}{steps}."
+
+
+def print_tables(results: Mapping[str, Any], console: Console) -> None:
+    """The end of a run in the terminal. Raises ValueError for another format."""
+    measured = read(results)
+    for table in method_tables(measured):
+        console.print(_rich(table))
+    if measured.uplift:
+        console.print(_rich(uplift_table(measured)))
+    console.print(Text(privacy_line(measured)))
+
+
+def _method_table(measured: Measured, view: str) -> Table:
+    methods = tuple(m for kind in KIND_NAMES for m in measured.of_kind(kind))
+    methods += tuple(m for m in measured.methods if m.kind not in KIND_NAMES)
+    best = {metric: _best(methods, view, metric) for metric in METRICS}
+    rows = tuple(
+        Row(m.label, m.kind, tuple(_cell(m.estimate(view, metric), best[metric]) for metric in METRICS))
+        for m in methods
+    )
+    meaning = VIEW_MEANINGS.get(view, "")
+    return Table(VIEW_NAMES.get(view, spoken(view)), meaning, ("Method", *METRICS), rows)
+
+
+def _best(methods: tuple[Method, ...], view: str, metric: str) -> float | None:
+    return max((e.mean for m in methods if (e := m.estimate(view, metric))), default=None)
+
+
+def _cell(estimate: Estimate | None, best: float | None) -> Cell:
+    if estimate is None:
+        return Cell(MISSING)
+    width = ""
+    if estimate.low is not None and estimate.high is not None:
+        width = up(max(estimate.mean - estimate.low, estimate.high - estimate.mean))
+    return Cell(nearest(estimate.mean), interval(estimate), width, best=estimate.mean == best)
+
+
+def _uplift_row(measured: Measured, uplift: Uplift) -> Row:
+    method = next((m for m in measured.methods if uplift.method in (m.name, m.kind)), None)
+    view = VIEW_NAMES.get(uplift.view, spoken(uplift.view))
+    name = f"{measured.label_of(uplift.method)}, {view[:1].lower() + view[1:]}, {uplift.metric}"
+    better = Cell(MISSING) if uplift.share_better is None else Cell(percent(uplift.share_better))
+    cells = (
+        _signed_cell(uplift.paired, 1.0, 4, ""),
+        _signed_cell(uplift.relative, 100.0, 1, "%"),
+        Cell(MISSING) if uplift.median is None else Cell(signed(uplift.median)),
+        Cell(MISSING) if uplift.worst is None else Cell(signed(uplift.worst)),
+        better,
+    )
+    return Row(name, method.kind if method else uplift.method, cells)
+
+
+def _signed_cell(estimate: Estimate | None, scale: float, digits: int, unit: str) -> Cell:
+    if estimate is None:
+        return Cell(MISSING)
+    value = f"{signed(scale * estimate.mean, digits)}{unit}"
+    if estimate.low is None or estimate.high is None:
+        return Cell(value)
+    low, high = scale * estimate.low, scale * estimate.high
+    width = up(max(scale * estimate.mean - low, high - scale * estimate.mean), digits)
+    return Cell(value, f"{signed(low, digits)} to {signed(high, digits)}", width)
+
+
+def _plain(value: float | None) -> Cell:
+    return Cell(MISSING) if value is None else Cell(nearest(value))
+
+
+def _rich(table: Table) -> RichTable:
+    drawn = RichTable(
+        title=Text.assemble((table.title, "bold"), (f": {table.note}", "dim")),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    drawn.add_column(Text(table.header[0]), overflow="fold")
+    for name in table.header[1:]:
+        drawn.add_column(Text(name), justify="right", no_wrap=True)
+    for row in table.rows:
+        style = _KIND_STYLES.get(row.kind, "")
+        drawn.add_row(Text(row.name, style=style), *(_rich_cell(cell) for cell in row.cells))
+    return drawn
+
+
+def _rich_cell(cell: Cell) -> Text:
+    drawn = Text(cell.value, style="bold" if cell.best else "")
+    if cell.width:
+        drawn.append(f" ±{cell.width}", style="dim")
+    return drawn
