@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privacy-loss random variables of the sampled Gaussian and its group form, for Opacus's PRV composition.
+
+With P = sum_j w_j N(j, sigma²), j ~ Binomial(k, q), and Q = N(0, sigma²), the loss at x is
+t(x) = log sum_j w_j exp((2jx - j²) / 2 sigma²): increasing and convex in x. Removing a unit compares P with Q
+(loss t under P), adding one compares Q with P (loss -t under Q). Opacus itself has the first direction and k = 1
+only; its formula divides by zero in log(1 - q) at q = 1 and cancels in exp(t) + q - 1 at small q.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+__all__ = ["SampledGaussianLoss"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGaussianLoss:
+    """The loss of one step; the interface that `opacus.accountants.analysis.prv` discretises.
+
+    noise_multiplier and sample_rate are read by Opacus's RDP bound on the domain, so for a group they are those
+    of the dominating single mechanism.
+    """
+
+    sigma: float
+    rate: float
+    group: int
+    add: bool
+
+    @property
+    def noise_multiplier(self) -> float:
+        return self.sigma / self.group
+
+    @property
+    def sample_rate(self) -> float:
+        return 1 - (1 - self.rate) ** self.group
+
+    def cdf(self, t: Any) -> Floats:
+        """P[loss <= t], elementwise; float64."""
+        t_ = np.asarray(t, np.float64)
+        if self.add:
+            return np.asarray(special.ndtr(-self._inverse(-t_) / self.sigma), np.float64)
+        x = self._inverse(t_)
+        j = np.arange(self.group + 1)
+        weights = stats.binom.pmf(j, self.group, self.rate)
+        return np.asarray(
+            sum(w * special.ndtr((x - m) / self.sigma) for w, m in zip(weights, j, strict=True))
+        )
+
+    def _inverse(self, t: Floats) -> Floats:
+        """x with t(x) = t; -inf below the smallest loss k log(1 - q)."""
+        if self.rate == 1:
+            return t * self.sigma**2 / self.group + self.group / 2
+        floor = self.group * math.log1p(-self.rate)
+        # For one sample in closed form. sum_j w_j e^{...} of k samples lies above it, so for k > 1 it is where
+        # Newton's method starts: right of the root of a convex increasing function it converges from above.
+        safe = np.where(t > floor, t, 1.0)
+        if self.group == 1:
+            with np.errstate(divide="ignore"):
+                x = self.sigma**2 * np.log1p(np.expm1(safe) / self.rate) + 0.5
+            return np.where(t > floor, x, -np.inf)
+        return np.where(t > floor, self._newton(safe), -np.inf)
+
+    def _newton(self, t: Floats) -> Floats:
+        j = np.arange(1, self.group + 1)
+        log_weights = stats.binom.logpmf(j, self.group, self.rate)
+        log_rest = self.group * math.log1p(-self.rate)
+        two = 2 * self.sigma**2
+        # t(x) >= log w_j + (2jx - j²) / two for every j, so every j bounds the root from above.
+        gap = t + np.log(-np.expm1(np.minimum(log_rest - t, -1e-300)))  # log(e^t - w_0)
+        bounds = [(gap - lw) * self.sigma**2 / m + m / 2 for m, lw in zip(j, log_weights, strict=True)]
+        x = np.minimum.reduce(bounds)
+        for _ in range(40):
+            parts = [lw + (2 * m * x - m * m) / two for m, lw in zip(j, log_weights, strict=True)]
+            value = np.logaddexp.reduce(parts)
+            slope = sum(m * np.exp(p - value) for m, p in zip(j, parts, strict=True)) / self.sigma**2
+            step = (value - gap) / slope
+            x = x - step
+            if np.all(np.abs(step) <= 1e-13 * (1 + np.abs(x))):
+                break
+        return np.asarray(x)

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One plan that builds sampling, clipping, noise and accounting events together, so that they cannot disagree.
+
+A `PrivacyRequest` says what is wanted; `calibrate` finds the smallest training noise whose total, together with the
+one-shot popularity and gate releases, stays within epsilon. A `PrivacyPlan` recomputes its own epsilon whenever it
+is made, also from what another party sent: a plan that claims less than it costs cannot exist.
+
+Guarantees:
+- the plan's epsilon covers popularity, every training step and the gate together
+- a plan that claims less than its events cost cannot be built
+- epsilon_after never falls from round to round and ends at the plan's epsilon
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Final, Self
+
+from scipy import optimize
+
+from privacy.accountant import (
+    Accountant,
+    DpEvent,
+    GaussianEvent,
+    GroupSampledGaussianEvent,
+    SampledGaussianEvent,
+    epsilon,
+    gaussian_mu,
+)
+from privacy.errors import CalibrationError
+from privacy.statements import not_protected, statement
+
+__all__ = ["Mode", "PrivacyPlan", "PrivacyRequest", "Unit", "calibrate"]
+
+
+class Mode(StrEnum):
+    """Who adds noise, and whom it protects against."""
+
+    NONE = "none"
+    LOCAL = "local"
+    DISTRIBUTED = "distributed"
+    MERCHANT = "merchant"
+
+
+class Unit(StrEnum):
+    """What is added or removed between two neighbouring leagues."""
+
+    USER_MERCHANT = "user_merchant"  # one user inside one merchant
+    HOME_USER = "home_user"  # one user, whose events count at their home merchant only
+    USER_K = "user_k"  # one user, who shops at no more than merchants_per_user merchants
+
+
+_BUILT: Final = (Mode.NONE, Mode.LOCAL)
+_FAMILIES: Final = ("popularity", "training", "gate")
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyRequest:
+    """What is wanted. Shares are of mu², the squared signal-to-noise budget that epsilon and delta allow.
+
+    epsilon and delta are totals over all rounds. clipping_norm bounds one user's gradient in one step,
+    popularity_clipping_norm one user's item histogram, gate_clipping_norm one user's evaluation vector (L2 norms).
+    merchants_per_user counts for the unit `user_k` only.
+    """
+
+    mode: Mode | str
+    epsilon: float
+    delta: float
+    rounds: int
+    steps_per_round: int
+    sampling_rate: float
+    clipping_norm: float
+    unit: Unit | str = Unit.USER_MERCHANT
+    merchants_per_user: int = 1
+    popularity_share: float = 0.0
+    popularity_clipping_norm: float = 1.0
+    gate_share: float = 0.0
+    gate_clipping_norm: float = 1.0
+    accountant: Accountant = "prv"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyPlan:
+    """What is done. A noise multiplier of 0 for popularity or gate means that this release is not made.
+
+    All noise has deviation `noise multiplier * its clipping norm`, added by every merchant in mode `local`.
+    Raises CalibrationError where the fields disagree.
+    """
+
+    mode: Mode
+    unit: Unit
+    epsilon: float
+    delta: float
+    clipping_norm: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps_per_round: int
+    rounds: int
+    popularity_noise_multiplier: float = 0.0
+    popularity_clipping_norm: float = 1.0
+    gate_noise_multiplier: float = 0.0
+    gate_clipping_norm: float = 1.0
+    merchants_per_user: int = 1
+    accountant: Accountant = "prv"
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        object.__setattr__(self, "mode", _mode(self.mode))
+        object.__setattr__(self, "unit", _unit(self.unit, self.merchants_per_user))
+        if self.mode is Mode.NONE:
+            if self.epsilon != math.inf:
+                raise CalibrationError(
+                    f"mode none protects nothing: epsilon must be inf, found {self.epsilon}"
+                )
+            return
+        cost = epsilon(self.events, self.delta, self.accountant)
+        if not cost <= self.epsilon * (1 + 1e-9):
+            raise CalibrationError(
+                f"the plan claims epsilon {self.epsilon:.6g} but its events cost {cost:.6g} at delta {self.delta:g}; "
+                "use calibrate() to build a plan"
+            )
+
+    @property
+    def private(self) -> bool:
+        return self.mode is not Mode.NONE
+
+    @property
+    def steps(self) -> int:
+        """Training steps over all rounds."""
+        return self.rounds * self.steps_per_round
+
+    @property
+    def events(self) -> tuple[DpEvent, ...]:
+        """Everything that one unit's data may leave a trace in, as accounting events; empty in mode `none`."""
+        return self.events_after(self.rounds)
+
+    def events_after(self, round: int) -> tuple[DpEvent, ...]:
+        """Events once `round` rounds are done: popularity comes before round 1, the gate after the last round."""
+        if not 0 <= round <= self.rounds:
+            raise CalibrationError(f"round must lie in 0..{self.rounds}, found {round}")
+        if not self.private:
+            return ()
+        found = list(self.release_events("popularity"))
+        found += [e for _ in range(round) for e in self.release_events("training")]
+        if round == self.rounds:
+            found += self.release_events("gate")
+        return tuple(found)
+
+    def release_events(self, family: str) -> tuple[DpEvent, ...]:
+        """What one release costs its unit: `popularity`, `gate`, or one round of `training`. For the ledger."""
+        if family not in _FAMILIES:
+            raise CalibrationError(f"a release is one of {_FAMILIES}, found {family!r}")
+        if not self.private:
+            return ()
+        if family == "training":
+            return self._sampled(self.noise_multiplier, self.steps_per_round)
+        noise = self.popularity_noise_multiplier if family == "popularity" else self.gate_noise_multiplier
+        return self._gaussian(noise) if noise > 0 else ()
+
+    def _sampled(self, noise: float, steps: int) -> tuple[DpEvent, ...]:
+        if self.merchants_per_user > 1 and self.mode is Mode.DISTRIBUTED:
+            return (GroupSampledGaussianEvent(noise, self.sampling_rate, steps, self.merchants_per_user),)
+        # Each merchant draws and adds noise by itself: a user of k merchants takes part in k times the steps.
+        return (SampledGaussianEvent(noise, self.sampling_rate, steps * self.merchants_per_user),)
+
+    def _gaussian(self, noise: float) -> tuple[DpEvent, ...]:
+        if self.merchants_per_user > 1 and self.mode is Mode.DISTRIBUTED:
+            return (GaussianEvent(noise / self.merchants_per_user),)
+        return (GaussianEvent(noise),) * self.merchants_per_user
+
+    def epsilon_after(self, round: int) -> float:
+        """Epsilon spent once `round` rounds are done; inf in mode `none` from round 1 on."""
+        if not self.private:
+            return math.inf if round > 0 else 0.0
+        return min(self.epsilon, epsilon(self.events_after(round), self.delta, self.accountant))
+
+    @property
+    def statement(self) -> str:
+        """The guarantee in words, with its unit, adversary, epsilon and delta."""
+        return statement(
+            self.mode, self.unit, self.epsilon, self.delta, self.rounds, self.steps, self.merchants_per_user
+        )
+
+    @property
+    def not_protected(self) -> tuple[str, ...]:
+        """What the guarantee does not cover, one sentence each."""
+        return not_protected(self.mode, self.unit, self.merchants_per_user)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for config, card and wire; infinity is written as the string "inf"."""
+        data = asdict(self)
+        data.update(mode=str(self.mode), unit=str(self.unit))
+        return {k: "inf" if v == math.inf else v for k, v in data.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The plan that `to_dict` wrote, checked again as if it were new."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise CalibrationError(f"a plan has no fields {unknown}; it has {sorted(known)}")
+        try:
+            values: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in data.items()}
+            return cls(**values)
+        except TypeError as error:
+            raise CalibrationError(f"a plan lacks fields or holds wrong types: {error}") from None
+
+
+def calibrate(request: PrivacyRequest) -> PrivacyPlan:
+    """The plan with the smallest training noise whose total epsilon is at most the request's.
+
+    Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by root
+    search on the accountant. Raises CalibrationError where no noise meets the request or the mode is not built.
+    """
+    mode = _mode(request.mode)
+    unit = _unit(request.unit, request.merchants_per_user)
+    if mode not in _BUILT:
+        raise CalibrationError(
+            f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}"
+        )
+    base = PrivacyPlan(
+        mode=Mode.NONE,
+        unit=unit,
+        epsilon=math.inf,
+        delta=request.delta,
+        clipping_norm=request.clipping_norm,
+        noise_multiplier=0.0,
+        sampling_rate=request.sampling_rate,
+        steps_per_round=request.steps_per_round,
+        rounds=request.rounds,
+        popularity_clipping_norm=request.popularity_clipping_norm,
+        gate_clipping_norm=request.gate_clipping_norm,
+        merchants_per_user=request.merchants_per_user,
+        accountant=request.accountant,
+    )
+    if mode is Mode.NONE:
+        return base
+    _check_budget(request)
+    scale = _releases_per_unit(mode, request.merchants_per_user) / gaussian_mu(request.epsilon, request.delta)
+    one_shot: dict[str, Any] = {
+        f"{name}_noise_multiplier": scale / math.sqrt(share) if share > 0 else 0.0
+        for name, share in (("popularity", request.popularity_share), ("gate", request.gate_share))
+    }
+
+    def plan(noise: float) -> PrivacyPlan:
+        return replace(base, mode=mode, epsilon=math.inf, noise_multiplier=noise, **one_shot)
+
+    def total(noise: float) -> float:
+        return epsilon(plan(noise).events, request.delta, request.accountant)
+
+    noise = _smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
+    return replace(plan(noise), epsilon=total(noise))
+
+
+def _releases_per_unit(mode: Mode, merchants: int) -> float:
+    """By how much a user of k merchants needs more noise in a one-shot release: k Gaussians, or one k times as big."""
+    return float(merchants) if mode is Mode.DISTRIBUTED else math.sqrt(merchants)
+
+
+def _smallest_noise(total: Any, target: float) -> float:
+    """Smallest noise multiplier, to 0.01 %, at which total(noise) <= target; total falls in noise."""
+    low, high = 0.1, 1.0
+    while total(high) > target:
+        low, high = high, 2 * high
+        if high > 1e6:
+            raise CalibrationError(
+                f"no noise multiplier below 1e6 meets epsilon {target:g}; raise epsilon or delta"
+            )
+    while low > 1e-3 and total(low) <= target:
+        low, high = low / 2, low
+    if total(low) <= target:
+        return low
+    root = math.exp(
+        optimize.brentq(
+            lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5
+        )
+    )
+    while total(root) > target:
+        root *= 1 + 5e-5
+    return float(root)
+
+
+def _mode(value: Mode | str) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        raise CalibrationError(f"mode must be one of {[str(m) for m in Mode]}, found {value!r}") from None
+
+
+def _unit(value: Unit | str, merchants: int) -> Unit:
+    try:
+        unit = Unit(value)
+    except ValueError:
+        raise CalibrationError(f"unit must be one of {[str(u) for u in Unit]}, found {value!r}") from None
+    if isinstance(merchants, bool) or not isinstance(merchants, int) or merchants < 1:
+        raise CalibrationError(f"merchants_per_user must be a whole number >= 1, found {merchants!r}")
+    if (unit is Unit.USER_K) != (merchants > 1):
+        raise CalibrationError(
+            f"unit {str(unit)!r} with merchants_per_user {merchants}: "
+            "give merchants_per_user >= 2 with unit user_k, and 1 with every other unit"
+        )
+    return unit
+
+
+def _check_budget(request: PrivacyRequest) -> None:
+    if not (request.epsilon > 0 and math.isfinite(request.epsilon)):
+        raise CalibrationError(
+            f"epsilon must be positive and finite, found {request.epsilon}; else use mode none"
+        )
+    shares = (request.popularity_share, request.gate_share)
+    trains = request.rounds * request.steps_per_round > 0
+    if min(shares) < 0 or sum(shares) > 1 or (trains and sum(shares) == 1):
+        raise CalibrationError(
+            f"popularity_share and gate_share must be >= 0 and leave something for training, found {shares}"
+        )
+
+
+def _check_ranges(plan: PrivacyPlan) -> None:
+    norms = (plan.clipping_norm, plan.popularity_clipping_norm, plan.gate_clipping_norm)
+    noises = (plan.noise_multiplier, plan.popularity_noise_multiplier, plan.gate_noise_multiplier)
+    counts = (plan.rounds, plan.steps_per_round)
+    for what, good in (
+        ("delta must lie in (0, 1)", isinstance(plan.delta, float) and 0 < plan.delta < 1),
+        ("sampling_rate must lie in (0, 1]", 0 < plan.sampling_rate <= 1),
+        ("clipping norms must be positive and finite", all(0 < n < math.inf for n in norms)),
+        ("noise multipliers must be >= 0 and finite", all(0 <= n < math.inf for n in noises)),
+        ("rounds and steps_per_round must be whole and >= 0", all(type(n) is int and n >= 0 for n in counts)),
+        ("accountant must be prv or rdp", plan.accountant in ("prv", "rdp")),
+    ):
+        if not good:
+            raise CalibrationError(f"{what}; found {plan!r}")

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The merchant's policy: what it allows, read from its own file, enforced by its own process.
+
+Guarantees:
+- a plan that could cost more than max_epsilon is refused before any training
+- a mode, task, cohort or channel that the policy does not name is refused
+- a policy file with an unknown key or a value out of range is refused whole
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from privacy.accountant import epsilon
+from privacy.errors import PolicyError, PolicyRefusal
+from privacy.plan import Mode, PrivacyPlan, Unit
+
+__all__ = ["Policy", "RoundRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRequest:
+    """What the platform asks besides the plan. cohort_size counts the merchants asked, this one included."""
+
+    task: str
+    cohort_size: int
+    secure_aggregation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Limits of one merchant. max_epsilon is for the life of its ledger, at `delta`, for `units` only."""
+
+    max_epsilon: float = 8.0
+    delta: float = 1e-5
+    min_cohort: int = 3
+    secure_aggregation_required: bool = True
+    tasks: tuple[str, ...] = ("recommendation",)
+    modes: tuple[str, ...] = (Mode.LOCAL.value, Mode.DISTRIBUTED.value)
+    units: tuple[str, ...] = tuple(u.value for u in Unit)
+
+    def __post_init__(self) -> None:
+        problems = [text for text, good in self._conditions() if not good]
+        if problems:
+            raise PolicyError("the policy is not valid: " + "; ".join(problems))
+
+    def _conditions(self) -> tuple[tuple[str, bool], ...]:
+        def names(value: object, known: type[Mode] | type[Unit] | None) -> bool:
+            return (
+                isinstance(value, tuple)
+                and len(value) > 0
+                and all(isinstance(v, str) and v and (known is None or v in list(known)) for v in value)
+            )
+
+        return (
+            (f"max_epsilon must be a number > 0, found {self.max_epsilon!r}", _number(self.max_epsilon)),
+            (
+                f"delta must lie in (0, 0.01], found {self.delta!r}",
+                _number(self.delta) and self.delta <= 0.01,
+            ),
+            (
+                f"min_cohort must be a whole number >= 1, found {self.min_cohort!r}",
+                type(self.min_cohort) is int and self.min_cohort >= 1,
+            ),
+            (
+                f"secure_aggregation_required must be true or false, found {self.secure_aggregation_required!r}",
+                type(self.secure_aggregation_required) is bool,
+            ),
+            (f"tasks must be a list of names, found {self.tasks!r}", names(self.tasks, None)),
+            (f"modes must be of {[str(m) for m in Mode]}, found {self.modes!r}", names(self.modes, Mode)),
+            (f"units must be of {[str(u) for u in Unit]}, found {self.units!r}", names(self.units, Unit)),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Policy from plain data; raises PolicyError for unknown keys, wrong types and values out of range."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(data) - set(known)):
+            raise PolicyError(f"the policy has no keys {unknown}; it has {known}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Policy from a TOML file; every error names the file."""
+        try:
+            data = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot read the policy: {error.strerror}; write one first") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise PolicyError(f"{path}: expected TOML in UTF-8: {error}") from error
+        try:
+            return cls.from_dict(data)
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error}") from None
+
+    def check(self, plan: PrivacyPlan, request: RoundRequest) -> None:
+        """Nothing when the policy allows all of it, else PolicyRefusal with every reason in one line."""
+        reasons = [text for text, good in self._limits(plan, request) if not good]
+        if plan.private:
+            cost = epsilon(plan.events, self.delta, plan.accountant)
+            if cost > self.max_epsilon:
+                reasons.append(
+                    f"the plan costs epsilon {cost:.4g} at delta {self.delta:g}, at most {self.max_epsilon:g} is allowed"
+                )
+        if reasons:
+            raise PolicyRefusal("refused by this merchant's policy: " + "; ".join(reasons))
+
+    def _limits(self, plan: PrivacyPlan, request: RoundRequest) -> tuple[tuple[str, bool], ...]:
+        return (
+            (f"mode {str(plan.mode)!r} is not among {list(self.modes)}", plan.mode in self.modes),
+            (f"unit {str(plan.unit)!r} is not among {list(self.units)}", plan.unit in self.units),
+            (f"task {request.task!r} is not among {list(self.tasks)}", request.task in self.tasks),
+            (
+                f"the cohort has {request.cohort_size} merchants, at least {self.min_cohort} are required",
+                request.cohort_size >= self.min_cohort,
+            ),
+            (
+                "secure aggregation is required and was not offered",
+                request.secure_aggregation or not self.secure_aggregation_required,
+            ),
+        )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

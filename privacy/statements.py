@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guarantee in words: who is protected, against whom, by how much, and what is not covered.
+
+The unit is always named in full: "user-level" alone means three different things in a league of merchants.
+"""
+
+import math
+from typing import Final
+
+__all__ = ["not_protected", "statement"]
+
+_UNITS: Final = {
+    "user_merchant": "one user inside one merchant (all events of that user there)",
+    "home_user": "one user, whose events are used at their home merchant only",
+    "user_k": "one user of at most {k} merchants (all events of that user at all of them together)",
+}
+_ADVERSARIES: Final = {
+    "local": "everybody outside the merchant: the platform, all other merchants together, and whoever gets a release",
+    "distributed": "the platform and the tolerated number of colluding merchants, with secure aggregation on",
+    "merchant": "whoever gets a release",
+}
+_NEVER: Final = (
+    "What a merchant's own insiders, or whoever breaks into a merchant's machine, do with that merchant's data.",
+    "Side channels on the merchant's machine (timing, power, memory) and the size and time of its traffic.",
+    "That a merchant takes part, and how many users it roughly has.",
+    "What is true of users in general: the model may teach that buyers of bread buy butter, of users in the data "
+    "or not.",
+    "Choices made by looking at the data outside this plan, such as hyper-parameters tuned on real users.",
+)
+_BY_UNIT: Final = {
+    "user_merchant": "A user who shops at several merchants: their losses add up over the merchants, and together "
+    "exceed the epsilon that is stated here.",
+    "home_user": "A user whose home merchant was assigned wrongly or twice.",
+    "user_k": "A user of more than {k} merchants.",
+}
+
+
+def statement(
+    mode: str, unit: str, epsilon: float, delta: float, rounds: int, steps: int, merchants_per_user: int
+) -> str:
+    """Two or three sentences for card, report and ledger."""
+    if mode == "none":
+        return (
+            "No differential privacy: updates are computed without clipping and noise, "
+            "and may reveal single events of single users to whoever sees them."
+        )
+    shown = "inf" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000) / 1000:g}"
+    return (
+        f"({shown}, {delta:g})-differential privacy for {_UNITS[unit].format(k=merchants_per_user)}, "
+        f"against {_ADVERSARIES[mode]}. "
+        f"The epsilon is the total over {rounds} rounds with {steps} training steps and every other release that "
+        "depends on users (popularity, quality gate). Neighbouring data differ by adding or removing the unit."
+    )
+
+
+def not_protected(mode: str, unit: str, merchants_per_user: int = 1) -> tuple[str, ...]:
+    """What the guarantee does not cover, one sentence each."""
+    if mode == "none":
+        return (
+            "Nothing is protected by noise in this mode: use it for public data and comparisons.",
+            *_NEVER,
+        )
+    return (_BY_UNIT[unit].format(k=merchants_per_user), *_NEVER)
