@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks: AES-256 in counter mode over zeros, added to or taken from a vector, block by block (specification §3, [A3]).
+
+Shapes: d words of u32 (`body`), e words of u64 (`tail`). Many masks run through one block before the next, so that the
+accumulator stays in the processor's cache; that makes a mask cost little more than its key stream.
+
+Guarantees:
+- every word of a mask is a whole word of the key stream
+- a mask taken away leaves what was there before it was added
+
+Assumes that a seed is used for one mask only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from privacy.secagg.errors import ValueRefused
+from privacy.secagg.tags import KEY_SIZE
+
+BLOCK_SIZE: Final = 1 << 17
+_ZERO_COUNTER: Final = bytes(16)
+_ZEROS: Final = bytes(BLOCK_SIZE)
+
+Words32 = npt.NDArray[np.uint32]
+Words64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A vector of the ring: body uint32 [d], sums mod 2^32; tail uint64 [e], sums mod 2^64. Both little-endian."""
+
+    body: Words32
+    tail: Words64
+
+    def __post_init__(self) -> None:
+        if self.body.dtype != np.dtype("<u4") or self.tail.dtype != np.dtype("<u8"):
+            raise ValueRefused(f"expected uint32 and uint64, found {self.body.dtype} and {self.tail.dtype}")
+        if self.body.ndim != 1 or self.tail.ndim != 1:
+            raise ValueRefused(f"expected flat words, found {self.body.ndim} and {self.tail.ndim} dimensions")
+
+    @classmethod
+    def zeros(cls, d: int, e: int) -> "Vector":
+        return cls(np.zeros(d, "<u4"), np.zeros(e, "<u8"))
+
+    @classmethod
+    def from_bytes(cls, data: memoryview, d: int, e: int) -> "Vector":
+        """A view on received bytes, not a copy."""
+        if len(data) != 4 * d + 8 * e:
+            raise ValueRefused(f"expected {4 * d + 8 * e} bytes, found {len(data)}")
+        return cls(np.frombuffer(data[: 4 * d], "<u4"), np.frombuffer(data[4 * d :], "<u8"))
+
+    def views(self) -> tuple[memoryview, memoryview]:
+        """The bytes of body and tail, not copied."""
+        return memoryview(np.ascontiguousarray(self.body)).cast("B"), memoryview(
+            np.ascontiguousarray(self.tail)
+        ).cast("B")
+
+    def add(self, other: "Vector") -> None:
+        """Add in place."""
+        np.add(self.body, other.body, out=self.body)
+        np.add(self.tail, other.tail, out=self.tail)
+
+    def __repr__(self) -> str:
+        return f"Vector(d={self.body.size}, e={self.tail.size}, hidden)"
+
+
+def apply_masks(vector: Vector, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
+    """Add the masks of the seeds in `plus` to the vector and take those in `minus` away, in place."""
+    streams = [(_stream(seed), np.add) for seed in plus] + [(_stream(seed), np.subtract) for seed in minus]
+    buffer = np.empty(BLOCK_SIZE // 4 + 8, "<u4")
+    raw = memoryview(buffer).cast("B")
+    for words in (vector.body, vector.tail):
+        mask = buffer if words.itemsize == 4 else buffer.view("<u8")
+        step = BLOCK_SIZE // words.itemsize
+        for start in range(0, words.size, step):
+            block = words[start : start + step]
+            zeros = _ZEROS if block.nbytes == BLOCK_SIZE else _ZEROS[: block.nbytes]
+            block_mask = mask[: block.size]
+            for stream, combine in streams:
+                stream.update_into(zeros, raw)
+                combine(block, block_mask, out=block)
+
+
+def _stream(seed: bytes) -> CipherContext:
+    if len(seed) != KEY_SIZE:
+        raise ValueError(f"expected a seed of {KEY_SIZE} bytes, found {len(seed)}")
+    return Cipher(AES(seed), CTR(_ZERO_COUNTER)).encryptor()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shamir's secret sharing over GF(2^8), byte by byte and many secrets at once (Shamir 1979).
+
+Shapes: S secrets, each 32 bytes; n holders at points 1 … 255; L = S · 32 bytes in a row.
+
+Guarantees:
+- any t shares give the secrets back
+- any t - 1 shares are uniform, whatever the secrets
+
+Assumes that `entropy` is a cryptographic source. Table look-ups are not constant-time.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+REDUCTION: Final = 0x11B
+Bytes = npt.NDArray[np.uint8]
+
+
+def _products() -> Bytes:
+    """All products of the field, [256, 256]."""
+    a_256x1 = np.arange(256, dtype=np.uint16)[:, None]
+    b_1x256 = np.arange(256, dtype=np.uint16)[None, :]
+    product = np.zeros((256, 256), np.uint16)
+    for bit in range(8):
+        product ^= np.where(b_1x256 >> bit & 1, a_256x1 << bit, 0).astype(np.uint16)
+    for bit in range(14, 7, -1):
+        product ^= np.where(product >> bit & 1, REDUCTION << (bit - 8), 0).astype(np.uint16)
+    return product.astype(np.uint8)
+
+
+_PRODUCT: Final = _products()
+_ROW: Final = tuple(row.tobytes() for row in _PRODUCT)
+_INVERSE: Final = tuple(int(np.flatnonzero(row == 1)[0]) if index else 0 for index, row in enumerate(_PRODUCT))
+
+
+def split(secrets_L: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes]) -> list[bytes]:
+    """Share the bytes among the points; returns one string of L bytes for each point, in order.
+
+    Raises ValueError when points repeat, are outside 1 … 255, or are fewer than the threshold.
+    """
+    _check_points(points)
+    if not 1 <= threshold <= len(points):
+        raise ValueError(f"expected a threshold of 1 to {len(points)}, found {threshold}")
+    length = len(secrets_L)
+    random = entropy((threshold - 1) * length)
+    coefficients = [np.frombuffer(secrets_L, np.uint8)]
+    coefficients += [np.frombuffer(random, np.uint8, length, k * length) for k in range(threshold - 1)]
+    return [_evaluate(coefficients, point) for point in points]
+
+
+def _evaluate(coefficients: list[Bytes], point: int) -> bytes:
+    """Horner's rule at one point."""
+    row = _ROW[point]
+    value_L = coefficients[-1].tobytes()
+    for coefficient_L in reversed(coefficients[:-1]):
+        value_L = (np.frombuffer(value_L.translate(row), np.uint8) ^ coefficient_L).tobytes()
+    return value_L
+
+
+def combine(shares: Sequence[bytes], points: Sequence[int]) -> bytes:
+    """The value at 0 of the polynomials through exactly these shares (each L bytes), L bytes.
+
+    Give t shares. Raises ValueError when points repeat or lengths differ.
+    """
+    _check_points(points)
+    if len(shares) != len(points) or len({len(share) for share in shares}) != 1:
+        raise ValueError(f"expected one share of equal length for each of {len(points)} points")
+    value_L = np.zeros(len(shares[0]), np.uint8)
+    for point, share in zip(points, shares, strict=True):
+        value_L ^= np.frombuffer(share.translate(_ROW[_weight_at_zero(point, points)]), np.uint8)
+    return value_L.tobytes()
+
+
+def _weight_at_zero(point: int, points: Sequence[int]) -> int:
+    """Lagrange's coefficient of `point` at 0: the product of other / (other - point)."""
+    weight = 1
+    for other in points:
+        if other != point:
+            weight = _ROW[weight][_ROW[other][_INVERSE[other ^ point]]]
+    return weight
+
+
+def _check_points(points: Sequence[int]) -> None:
+    if len(set(points)) != len(points) or not all(1 <= point <= 255 for point in points):
+        raise ValueError("expected distinct points from 1 to 255")
