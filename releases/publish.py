@@ -255,7 +255,7 @@ class _Writer:
         timestamp_version: int,
         targets_meta: MetaFile | None = None,
     ) -> None:
-        """Write `targets` and the successors of these versions; all is signed, as roots[0] demands, before any write."""
+        """Write `targets` and successors of these versions; all is signed as roots[0] demands before any write."""
         online = self.now + timedelta(days=self.expiry.online_days)
         writes: list[tuple[str, bytes]] = []
         if targets is not None:

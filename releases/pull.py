@@ -8,10 +8,10 @@ Guarantees:
 - An installed version never changes its files.
 """
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,7 @@ from releases.installed import (
     verified,
 )
 from releases.signed import Proof, proved_releases, trusted_root
-from releases.sources import open_source
+from releases.sources import Source, open_source
 from releases.stages import Release, VerifiedRelease
 
 __all__ = [
@@ -56,21 +56,22 @@ TIMEOUT_S: Final = 3600.0
 
 def available(home: Path, source: str, *, timeout_s: float = TIMEOUT_S) -> tuple[Release, ...]:
     """What the source offers, oldest first, by verified metadata. Raises PullRefused's children."""
-    with durable.locked(releases_folder(home) / "staging"):
-        _, _, releases = _refreshed(home, source, timeout_s)
+    with durable.locked(releases_folder(home) / "staging"), closing(open_source(source, timeout_s)) as opened:
+        _, _, releases = _refreshed(home, opened)
     return tuple(releases.values())
 
 
 def pull(home: Path, source: str, version: int | None = None, *, timeout_s: float = TIMEOUT_S) -> VerifiedRelease:
     """Install a version (default: the newest) from a URL or a folder, without activating it.
 
-    The root must have been pinned by `trust`. Raises PullRefused's children (nothing was installed), or OSError
-    when the merchant's own disk fails. `timeout_s` bounds the whole download.
+    The root must have been pinned by `trust`. Raises PullRefused's children, ContentError for a signed release
+    that breaks the format (nothing was installed), or OSError when the merchant's own disk fails.
+    `timeout_s` bounds the whole download.
     """
     staging = releases_folder(home) / "staging"
-    with durable.locked(staging):
+    with durable.locked(staging), closing(open_source(source, timeout_s)) as opened:
         _clear(staging)
-        feed, proof, releases = _refreshed(home, source, timeout_s)
+        feed, proof, releases = _refreshed(home, opened)
         release = _chosen(releases, version)
         folder = release_folder(home, release.version)
         if folder.is_dir():
@@ -81,10 +82,10 @@ def pull(home: Path, source: str, version: int | None = None, *, timeout_s: floa
     return verified(home, release.version)
 
 
-def _refreshed(home: Path, source: str, timeout_s: float) -> tuple[Feed, Proof, dict[int, Release]]:
+def _refreshed(home: Path, source: Source) -> tuple[Feed, Proof, dict[int, Release]]:
     pinned = pinned_root(home)
     metadata = releases_folder(home) / "metadata"
-    feed = Feed(metadata, pinned, open_source(source, timeout_s))
+    feed = Feed(metadata, pinned, source)
     try:
         feed.refresh()
     finally:
@@ -123,7 +124,7 @@ def _install(folder: Path, feed: Feed, release: Release, proof: Proof, staging: 
 def _repair(home: Path, feed: Feed, release: Release, proof: Proof, staging: Path) -> None:
     """Bring an installed version in line with what is signed now, file by file, each swapped atomically."""
     folder = release_folder(home, release.version)
-    with contextlib.suppress(InstalledAltered):  # a damaged proof can't object; the new one replaces it
+    with suppress(InstalledAltered):  # a damaged proof can't object; the new one replaces it
         if proved(home, release.version) != release:
             raise ReleaseChanged(
                 f"release {release.version}: installed with other files than are signed now; a version never "

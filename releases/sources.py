@@ -33,6 +33,9 @@ class Source(FetcherInterface):
         self.last_name = url.rpartition("/")[2]
         return super().fetch(url)
 
+    def close(self) -> None:
+        """End whatever is still open."""
+
 
 class FolderSource(Source):
     """A repository in a folder, such as a mounted disk."""
@@ -61,8 +64,15 @@ class HttpSource(Source, Urllib3Fetcher):
         Urllib3Fetcher.__init__(self, socket_timeout=SOCKET_TIMEOUT_S, app_user_agent="hansa")
         self.base_url = url if url.endswith("/") else f"{url}/"
         self._deadline = time.monotonic() + timeout_s
+        self._response: urllib3.BaseHTTPResponse | None = None
+
+    def close(self) -> None:
+        """End a response that was refused half-way."""
+        if self._response is not None:
+            self._response.close()
 
     def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        self._response = response
         # read1 returns what has arrived: a full read would wait for a whole chunk, however slowly it trickles.
         try:
             while chunk := response.read1(_CHUNK_BYTES):
