@@ -10,13 +10,15 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.errors import ClientError
 from client.wire import Reply, Request, Scalar, decode_reply, encode_request, receive_frame, send_frame
 
-ARRAYS, CONFIG, METRICS, STATISTICS, WEIGHT = "arrays", "config", "metrics", "statistics", "num-examples"
+ARRAYS, FIXED, CONFIG = "arrays", "fixed", "config"
+METRICS, STATISTICS, WEIGHT = "metrics", "statistics", "num-examples"
 REFUSED = 100
 WORKER_TIMEOUT_S = 3600.0
 
@@ -26,12 +28,12 @@ app = ClientApp()
 def request_of(message: Message) -> Request:
     """The worker's request in a Flower message: `train`, or the action of a query such as `query.popularity`."""
     settings = dict(message.content.config_records.get(CONFIG, ConfigRecord()))
-    arrays = message.content.array_records.get(ARRAYS, ArrayRecord())
+    records = (message.content.array_records.get(name, ArrayRecord()) for name in (ARRAYS, FIXED))
     return Request(
         kind=message.metadata.message_type.split(".")[-1],
         run=str(settings.pop("run", "")),
         round=int(cast(int, settings.pop("server-round", 0))),
-        arrays={name: array.numpy() for name, array in arrays.items()},
+        arrays={name: array.numpy() for record in records for name, array in record.items()},
         settings=cast(dict[str, Scalar], settings),
     )
 
@@ -40,8 +42,8 @@ def reply_to(message: Message, reply: Reply) -> Message:
     """The Flower message that carries a worker's reply."""
     records = RecordDict(
         {
-            ARRAYS: ArrayRecord({k: Array(v) for k, v in reply.arrays.items()}),
-            STATISTICS: ArrayRecord({k: Array(v) for k, v in reply.statistics.items()}),
+            ARRAYS: ArrayRecord({k: Array(np.asarray(v)) for k, v in reply.arrays.items()}),
+            STATISTICS: ArrayRecord({k: Array(np.asarray(v)) for k, v in reply.statistics.items()}),
             METRICS: MetricRecord({WEIGHT: reply.weight}),
         }
     )

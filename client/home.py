@@ -34,7 +34,7 @@ class MerchantSettings:
 
     Attributes:
         name: the merchant's name in the league.
-        events: a path (relative to the home) or database URL that `data.readers.read_table` takes.
+        events: a path (relative to the home) or database URL that `data.files.load_merchant` takes.
         train_until: exclusive end of what is trained on, UTC; the league's split.
         gate_until: exclusive end of the weeks on which a candidate release is judged.
         max_events: a user's most recent events that count.

@@ -66,7 +66,7 @@ def model_hash(arrays: Arrays) -> str:
     """SHA-256 over names, dtypes, shapes and bytes in the order of names: equal models, equal hashes."""
     digest = hashlib.sha256(b"hansa.model/1")
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -82,8 +82,8 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write the checkpoint durably, then drop all but the newest few."""
         header = _Header(FORMAT, checkpoint.round, checkpoint.config_hash, checkpoint.history)
-        tensors = {MODEL + k: np.ascontiguousarray(v) for k, v in checkpoint.arrays.items()}
-        tensors |= {STRATEGY + k: np.ascontiguousarray(v) for k, v in checkpoint.strategy.items()}
+        tensors = {MODEL + k: np.asarray(v, order="C") for k, v in checkpoint.arrays.items()}
+        tensors |= {STRATEGY + k: np.asarray(v, order="C") for k, v in checkpoint.strategy.items()}
         data = save(tensors, {"hansa": msgspec.json.encode(header).decode()})
         self._path.mkdir(parents=True, exist_ok=True)
         final = self._path / f"round-{checkpoint.round:05d}-{_short_hash(data)}.safetensors"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -103,9 +104,7 @@ def _one_round(
     began = time.monotonic()
     _seed_cohort_draw(config.seed, number)
     try:
-        messages = strategy.configure_train(
-            number, _record(state.arrays), ConfigRecord({**train_config}), grid
-        )
+        messages = strategy.configure_train(number, _record(state.arrays), ConfigRecord({**train_config}), grid)
         replies = grid.send_and_receive(messages, timeout=config.round_timeout_s)
         arrays, _ = strategy.aggregate_train(number, replies)
     except CohortFailed as failed:
@@ -137,7 +136,7 @@ def _failed(state: Checkpoint, number: int, failed: Exception, wall_s: float) ->
 
 
 def _record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(arrays[name]) for name in sorted(arrays)})
+    return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in sorted(arrays)})
 
 
 def _seed_cohort_draw(seed: int, number: int) -> None:

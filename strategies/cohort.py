@@ -23,10 +23,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from strategies.errors import BadUpdate, CohortFailed, NeedsSingleUpdates
-from strategies.exact_sum import ExactSum, Shapes
+from strategies.exact_sum import Arrays, ExactSum, Shapes
 
 ARRAYS, CONFIG, METRICS, WEIGHT = "arrays", "config", "metrics", "num-examples"
-STATISTICS = "statistics"
+STATISTICS, FIXED = "statistics", "fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +131,25 @@ class CohortGrid(Grid):
     """A Grid that answers a train exchange with one message: the mean model of the cohort.
 
     Merchants send updates (local minus global); Flower's strategies average models, so the mean update is
-    added to the model that was sent. `last` keeps the newest sum for metrics and logs.
+    added to the model that was sent. `fixed` is what the model needs and nobody trains. `last` keeps the newest sum for metrics and logs.
     """
 
-    def __init__(self, inner: Grid, cohort: Cohort, statistics: Shapes) -> None:
+    def __init__(self, inner: Grid, cohort: Cohort, statistics: Shapes, fixed: Arrays) -> None:
         self._inner = inner
         self._cohort = cohort
         self._statistics = statistics
+        self._fixed = ArrayRecord({name: Array(np.asarray(fixed[name])) for name in sorted(fixed)})
         self.last: CohortSum | None = None
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """One reply with the mean model; raises `CohortFailed` with too few survivors."""
         asked = list(messages)
         if any(message.metadata.message_type != MessageType.TRAIN for message in asked):
-            raise NeedsSingleUpdates(
-                "only train messages run over a cohort; ask `Cohort.sum` for anything else"
-            )
+            raise NeedsSingleUpdates("only train messages run over a cohort; ask `Cohort.sum` for anything else")
         if timeout is None:
             raise ValueError("a cohort needs a deadline: pass timeout in seconds")
+        for message in asked:
+            message.content[FIXED] = self._fixed
         model = {k: v.numpy() for k, v in asked[0].content.array_records[ARRAYS].items()}
         expected = Expected({k: v.shape for k, v in model.items()}, self._statistics)
         self.last = self._cohort.sum(self._inner, asked, expected, timeout)
@@ -185,6 +186,6 @@ class CohortGrid(Grid):
 
 
 def _mean_model(asked: Message, model: Mapping[str, npt.NDArray[np.float32]], result: CohortSum) -> Message:
-    arrays = ArrayRecord({name: Array(model[name] + result.mean[name]) for name in sorted(model)})
+    arrays = ArrayRecord({name: Array(np.asarray(model[name] + result.mean[name])) for name in sorted(model)})
     metrics = MetricRecord({WEIGHT: result.weight})
     return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=asked)

@@ -31,8 +31,7 @@ class CohortFailed(StrategyError):
     def __init__(self, survivors: int, required: int, dropped: dict[int, str]) -> None:
         reasons = "; ".join(f"node {node}: {why}" for node, why in sorted(dropped.items())[:5])
         super().__init__(
-            f"{survivors} merchants answered, {required} are required; "
-            f"dropped {len(dropped)}: {reasons or 'none'}"
+            f"{survivors} merchants answered, {required} are required; dropped {len(dropped)}: {reasons or 'none'}"
         )
         self.survivors = survivors
         self.required = required

@@ -67,11 +67,11 @@ class ExactSum:
             ZeroDivisionError: nothing was added.
         """
         scale = 1.0 / (GRID * self.weight)
-        return {name: (total * scale).astype(np.float32) for name, total in self._sums.items()}
+        return {name: np.asarray(total * scale, dtype=np.float32) for name, total in self._sums.items()}
 
     def total(self) -> dict[str, npt.NDArray[np.float64]]:
         """The weighted sum as float64."""
-        return {name: total / GRID for name, total in self._sums.items()}
+        return {name: np.asarray(total / GRID) for name, total in self._sums.items()}
 
     def _term(self, name: str, array: npt.NDArray[np.float32], weight: int) -> npt.NDArray[np.int64]:
         expected = self._sums[name].shape
@@ -82,7 +82,5 @@ class ExactSum:
         if not np.isfinite(largest):
             raise BadUpdate(f"{name}: holds NaN or infinity")
         if largest > self._limit:
-            raise BadUpdate(
-                f"{name}: value {largest / (weight * GRID):.3g} with weight {weight} is out of range"
-            )
+            raise BadUpdate(f"{name}: value {largest / (weight * GRID):.3g} with weight {weight} is out of range")
         return scaled.astype(np.int64)

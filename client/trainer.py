@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training at the merchant: ordinary steps, or private ones, on Poisson-sampled users.
+
+One step draws each user with the plan's rate, takes one bounded sample per user, and follows the sum of their
+gradients divided by a constant. In mode `local` each user's gradient is clipped over all shared parameters and
+noise is added to the sum (Abadi et al. 2016, Alg. 1, with users for examples); what follows is post-processing.
+
+Guarantees:
+- Every private step draws its users as the accountant assumes, empty draws included.
+- The divisor is a public constant, never the number of users drawn.
+- A private answer carries no loss, no count and the weight 1.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from models.parameters import ParameterSpec, shared_arrays
+from models.task import Task
+from privacy.clipping import PerUserGradients
+from privacy.noise import NoiseSource, add_noise
+
+from client.errors import Refused
+from client.wire import Reply
+from data.samples import UserHistories
+from data.sampling import poisson_sample
+from privacy.plan import PrivacyPlan
+from privacy.stages import LocalUpdate, NoisedUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How a merchant trains between two exchanges.
+
+    Attributes:
+        steps_per_round: ordinary steps; private runs take the plan's.
+        sampling_rate: each user's chance to be drawn in an ordinary step; private runs take the plan's.
+        learning_rate: of the optimiser.
+        optimiser: `adam` (Kingma & Ba 2015) or `sgd`, fresh each round.
+        momentum: of `sgd`.
+        expected_users: public constant that stands for a merchant's number of users in private steps.
+        proximal_mu: weight of the pull towards the global model (Li et al. 2020, FedProx, Alg. 2).
+    """
+
+    steps_per_round: int
+    sampling_rate: float
+    learning_rate: float
+    optimiser: Literal["adam", "sgd"]
+    momentum: float = 0.0
+    expected_users: float = 50.0
+    proximal_mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps_per_round < 1 or not 0 < self.sampling_rate <= 1:
+            raise ValueError("steps_per_round must be at least 1 and sampling_rate in (0, 1]")
+        if not 0 < self.learning_rate < float("inf") or self.expected_users <= 0 or self.proximal_mu < 0:
+            raise ValueError("learning_rate and expected_users must be positive, proximal_mu not negative")
+
+
+class Bench(Protocol):
+    """Where training happens: the task, its model (already holding the global weights) and the device."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def model(self) -> torch.nn.Module: ...
+    @property
+    def spec(self) -> ParameterSpec: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Draws:
+    """The keys of all chance in one answer: which users are drawn, and the noise."""
+
+    sampling: bytes
+    noise: bytes
+
+    def generator(self) -> np.random.Generator:
+        return np.random.default_rng(np.frombuffer(self.sampling, dtype=np.uint32))
+
+
+def train_locally(
+    bench: Bench, own: UserHistories, plan: PrivacyPlan, config: TrainingConfig, draws: Draws
+) -> Reply:
+    """Ordinary training: update, summed loss and examples; weighted by the number of users.
+
+    Raises:
+        Refused: the merchant has no user to train on.
+    """
+    users = _users(own)
+    start = shared_arrays(bench.model, bench.spec)
+    anchors = [p.detach().clone() for p in _trainable(bench).values()]
+    optimiser, rng = _optimiser(bench, config), draws.generator()
+    loss_sum, steps_taken = 0.0, 0
+    for _ in range(config.steps_per_round):
+        drawn = poisson_sample(users, config.sampling_rate, rng)
+        negatives = bench.task.negatives(rng, bench.device)
+        if not len(drawn):
+            continue
+        optimiser.zero_grad()
+        loss = _losses(bench, own, drawn, rng, negatives).sum() / (users * config.sampling_rate)
+        (loss + _proximal(bench, anchors, config.proximal_mu)).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        loss_sum += float(loss.detach())
+        steps_taken += 1
+    statistics = {"loss": np.array(users * loss_sum / max(steps_taken, 1), np.float32)}
+    statistics["users"] = np.array(users, np.float32)
+    return _reply(LocalUpdate(_difference(bench, start)), statistics, weight=users)
+
+
+def train_privately(
+    bench: Bench, own: UserHistories, plan: PrivacyPlan, config: TrainingConfig, draws: Draws
+) -> Reply:
+    """Training in mode `local`: every step is private by itself, the update is what they add up to.
+
+    Raises:
+        Refused: the merchant has no user to train on.
+        privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
+    """
+    users = _users(own)
+    start = shared_arrays(bench.model, bench.spec)
+    engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
+    optimiser, rng, noise = _optimiser(bench, config), draws.generator(), NoiseSource(draws.noise)
+    divisor = plan.sampling_rate * config.expected_users
+    receipts = []
+    for step in range(plan.steps_per_round):
+        drawn = poisson_sample(users, plan.sampling_rate, rng)
+        negatives = bench.task.negatives(rng, bench.device)
+        with engine.record(batch_size=len(drawn)):
+            losses = _losses(bench, own, drawn, rng, negatives)
+        clipped = engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
+        noised = add_noise(clipped, plan.noise_multiplier, noise.stream(f"step/{step}"))
+        receipts.extend(noised.receipts)
+        for name, parameter in _trainable(bench).items():
+            parameter.grad = noised.values[name] / divisor
+        optimiser.step()
+    return _reply(NoisedUpdate.computed_from(receipts, _difference(bench, start)), {}, weight=1)
+
+
+def _reply(
+    update: LocalUpdate | NoisedUpdate, statistics: dict[str, npt.NDArray[np.float32]], weight: int
+) -> Reply:
+    return Reply(update.values, statistics, weight)
+
+
+def _users(own: UserHistories) -> int:
+    if not len(own):
+        raise Refused("no user with a purchase of a known item before train_until: nothing to train on")
+    return len(own)
+
+
+def _losses(
+    bench: Bench,
+    own: UserHistories,
+    drawn: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+    negatives: torch.Tensor,
+) -> torch.Tensor:
+    batch = bench.task.batch(own, drawn, rng, bench.device)
+    with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.device.type == "cuda"):
+        return bench.task.loss_per_user(bench.model, batch, negatives)
+
+
+def _trainable(bench: Bench) -> dict[str, torch.nn.Parameter]:
+    named = dict(bench.model.named_parameters())
+    return {name: named[name] for name in bench.spec.shared if name in named and named[name].requires_grad}
+
+
+def _optimiser(bench: Bench, config: TrainingConfig) -> torch.optim.Optimizer:
+    parameters = list(_trainable(bench).values())
+    if config.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+    return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
+
+
+def _proximal(bench: Bench, anchors: list[torch.Tensor], mu: float) -> torch.Tensor | float:
+    if not mu:
+        return 0.0
+    pulls = [(p - a).square().sum() for p, a in zip(_trainable(bench).values(), anchors, strict=True)]
+    return 0.5 * mu * torch.stack(pulls).sum()
+
+
+def _difference(bench: Bench, start: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
+    now = shared_arrays(bench.model, bench.spec)
+    return {name: now[name] - start[name] for name in start}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The release gate: a candidate is published only when it is better than the last release, by interval.
+
+Merchants send sums over their users of (1, candidate, difference, difference squared) of ndcg@10 on the novel
+view of the newest weeks, through the cohort; the platform sees the league's sums alone.
+
+Guarantees:
+- A candidate whose mean paired difference is not above zero with 95 % confidence is refused.
+- Noise that merchants added widens the interval; it never narrows it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.checkpoints import Arrays
+from strategies.cohort import ARRAYS, CONFIG, Cohort, CohortSum, Expected
+
+Z_95 = 1.959964
+SUMS = "sums"
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """What the gate found.
+
+    Attributes:
+        passed: whether the candidate may be published.
+        users: how many users were compared (noisy in private modes).
+        candidate: mean ndcg@10 of the candidate.
+        difference: mean paired difference to the last release, with its 95 % interval.
+    """
+
+    passed: bool
+    users: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """One line for people."""
+        verdict = "published" if self.passed else "not published: not better than the last release"
+        return (
+            f"{verdict} (ndcg@10, novel: {self.candidate:.4f}, difference {self.difference:+.4f} "
+            f"[{self.low:+.4f}, {self.high:+.4f}] over {self.users:.0f} users)"
+        )
+
+
+def ask_sum(
+    grid: Grid,
+    cohort: Cohort,
+    action: str,
+    arrays: Arrays,
+    config: dict[str, str | int],
+    expected: Expected,
+    timeout_s: float,
+) -> CohortSum:
+    """Ask all merchants one query and return the sum of their answers; raises `CohortFailed`."""
+    record = ArrayRecord({name: Array(np.asarray(arrays[name])) for name in sorted(arrays)})
+    content = RecordDict({ARRAYS: record, CONFIG: ConfigRecord({**config})})
+    kind = f"{MessageType.QUERY}.{action}"
+    messages = [Message(content, node, kind) for node in sorted(grid.get_node_ids())]
+    return cohort.sum(grid, messages, expected, timeout_s)
+
+
+def ask_gate(
+    grid: Grid,
+    cohort: Cohort,
+    candidate: Arrays,
+    previous: Arrays,
+    config: dict[str, str | int],
+    noise_deviation: float,
+    timeout_s: float,
+) -> GateDecision:
+    """Compare two models over the league; `noise_deviation` is what each merchant added to each sum."""
+    arrays = {f"candidate/{k}": v for k, v in candidate.items()} | {
+        f"previous/{k}": v for k, v in previous.items()
+    }
+    total = ask_sum(grid, cohort, "gate", arrays, config, Expected({SUMS: (4,)}, {}), timeout_s)
+    sums = total.mean[SUMS].astype(np.float64) * total.weight
+    return decide(sums, noise_deviation * math.sqrt(total.survivors))
+
+
+def decide(sums: npt.NDArray[np.float64], noise_deviation: float) -> GateDecision:
+    """The decision from the league's four sums; `noise_deviation` is that of the noise on each sum."""
+    users = max(float(sums[0]), 1.0)
+    candidate, difference = float(sums[1]) / users, float(sums[2]) / users
+    surely = max(float(sums[0]) - 2 * noise_deviation, 1.0)
+    variance = max(float(sums[3]) / users - difference**2, 0.0) + 2 * noise_deviation / surely
+    error = math.sqrt(variance / surely + (noise_deviation / surely) ** 2)
+    low, high = difference - Z_95 * error, difference + Z_95 * error
+    return GateDecision(low > 0.0, users, candidate, difference, low, high)

