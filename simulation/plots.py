@@ -34,17 +34,14 @@ from simulation.measured import (
     Method,
     Round,
     Uplift,
-    nearest,
-    percent,
-    signed,
     spoken,
-    up,
 )
+from simulation.rounding import nearest, percent, signed, up
 
 WIDTH_PX = 800
 RUNS = ("federated", "federated_private")
 _PX_PER_INCH = 72.0
-_LABEL_CHARACTERS = 34
+_LABEL_CHARACTERS = 28
 BIN_MERCHANTS = 12
 # One stand-in colour per role: never seen, each becomes `var(--role)`.
 _INK = {
@@ -59,7 +56,6 @@ _INK = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "hansa",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11.5,
@@ -131,7 +127,7 @@ def _methods(measured: Measured) -> Plot | None:
 
 
 def _forest(axes: Axes, rows: Sequence[Method], view: str) -> None:
-    axes.set_title(_view(view))
+    axes.set_title(_short(_view(view)))
     axes.grid(axis="x")
     axes.tick_params(axis="x", length=0.0)
     axes.spines["bottom"].set_visible(False)
@@ -159,7 +155,7 @@ def _uplift(measured: Measured) -> Plot | None:
         for axes, uplift in zip(panels, shown, strict=True):
             merchants = sorted(uplift.merchants, key=lambda m: m.users)
             _sizes(axes, merchants, _INK[uplift.method], gid=uplift.method)
-            axes.set_title(measured.label_of(uplift.method))
+            axes.set_title(_short(measured.label_of(uplift.method)))
             names.append(f"{measured.label_of(uplift.method)}: {_uplift_words(uplift)}.")
         panels[0].set_ylabel(f"{METRIC}, novel items: league − local only")
         title = "Uplift of each merchant over its own model, by merchant size"
@@ -221,7 +217,7 @@ def _lines(axes: Axes, title: str, series: dict[str, tuple[str, list[tuple[int, 
     axes.yaxis.set_major_locator(MaxNLocator(5))
     for label, (colour, points) in series.items():
         marker = "o" if len(points) < 25 else None
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.0, label=label)
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.0, label=_short(label))
     axes.margins(y=0.18)
     axes.legend(loc="best", frameon=False, fontsize=11.5, handlelength=1.4, labelcolor=_INK["ink"])
 
@@ -270,7 +266,8 @@ def _figure(height_px: int) -> Iterator[Figure]:
 
 def _plot(figure: Figure, name: str, title: str, summary: str, tips: dict[str, list[str]] | None = None) -> Plot:
     drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": name}):  # several drawings share a page, and so its ids
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
     return Plot(name, title, summary, _inline(drawn.getvalue(), name, title, summary, tips or {}))
 
 

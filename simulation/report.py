@@ -21,21 +21,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from simulation.measured import (
-    METRIC,
-    Example,
-    Measured,
-    Recommended,
-    interval,
-    nearest,
-    percent,
-    read,
-    scientific,
-    signed,
-    spoken,
-    up,
-)
+from simulation.measured import METRIC, Example, Measured, Recommended, read, spoken
 from simulation.plots import BIN_MERCHANTS, RUNS, plots
+from simulation.rounding import interval, nearest, percent, scientific, signed, up
 from simulation.tables import MISSING, merchant_table, method_tables, uplift_table
 from simulation.verdicts import ratio_to_centralised, verdicts
 
@@ -190,7 +178,8 @@ def _split(verdict: str) -> Verdict:
     lead, colon, rest = verdict.partition(": ")
     if not colon or len(lead) > _LEAD_CHARACTERS:
         return Verdict("", verdict, caution=False)
-    return Verdict(lead, rest[:1].upper() + rest[1:], caution=lead.startswith("Not "))
+    first = rest[:1].upper() if rest[:1].isascii() else rest[:1]  # ε is a name, never a capital
+    return Verdict(lead, first + rest[1:], caution=lead.startswith("Not "))
 
 
 def _dropped(measured: Measured) -> Iterator[str]:

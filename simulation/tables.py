@@ -26,15 +26,10 @@ from simulation.measured import (
     Measured,
     Method,
     Uplift,
-    interval,
-    nearest,
-    percent,
     read,
-    scientific,
-    signed,
     spoken,
-    up,
 )
+from simulation.rounding import interval, nearest, percent, scientific, signed, up
 
 METRICS = (METRIC, "hit_rate@10", "recall@20")
 MISSING = "–"

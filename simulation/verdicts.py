@@ -3,7 +3,6 @@
 
 Guarantees:
 - whether a method is ahead or behind is decided on the unrounded values
-- no figure is rounded in our favour
 - overlapping intervals are said to show no difference
 - what is not ahead of something simpler is labelled not useful at this scale
 
@@ -15,23 +14,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simulation.measured import (
-    METRIC,
-    VIEW_NAMES,
-    Estimate,
-    Measured,
-    Method,
-    Uplift,
-    down,
-    interval,
-    nearest,
-    percent,
-    read,
-    scientific,
-    signed,
-    spoken,
-    up,
-)
+from simulation.measured import METRIC, VIEW_NAMES, Estimate, Measured, Method, Uplift, read, spoken
+from simulation.rounding import down, interval, nearest, percent, scientific, signed, up
 
 SECOND_METRICS = ("hit_rate@10", "recall@20")
 CENTRALISED_GOAL = 0.98
@@ -82,8 +66,8 @@ def _baselines(measured: Measured) -> Iterator[str]:
         yield (
             f"{_view(view)} against baselines: the federated model scores {METRIC} {_shown(own)}, "
             f"above {len(above)} of {len(others)} baselines, with intervals apart for {apart} of them. "
-            f"Against the best, {best.label} at {_shown(bar)}, it is {_gap(own, bar)}.{_other_metrics(federated, best, view)}"
-            f"{f' Against the others: {rest}.' if rest else ''}"
+            f"Against the best, {best.label} at {_shown(bar)}, it is {_gap(own, bar)}."
+            f"{_other_metrics(federated, best, view)}{f' Against the others: {rest}.' if rest else ''}"
         )
 
 

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables hold every method, lose nothing in the terminal, and obey no name."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from simulation.measured import read
+from simulation.tables import (
+    MISSING,
+    Table,
+    merchant_table,
+    method_tables,
+    print_tables,
+    privacy_line,
+    uplift_table,
+)
+
+Results = dict[str, Any]
+
+
+def printed(results: Results, width: int = 100) -> str:
+    out = io.StringIO()
+    print_tables(results, Console(file=out, width=width, force_terminal=True, color_system="truecolor"))
+    return out.getvalue()
+
+
+def plain(results: Results, width: int = 100) -> str:
+    out = io.StringIO()
+    print_tables(results, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def row(table: Table, name: str) -> list[str]:
+    return next([cell.value for cell in r.cells] for r in table.rows if r.name == name)
+
+
+def test_one_table_per_view_with_every_method_in_order(results: Results) -> None:
+    results["methods"].reverse()
+    novel, everything = method_tables(read(results))
+    assert (novel.title, everything.title) == ("Novel items", "All items")
+    kinds = [r.kind for r in novel.rows]
+    assert kinds == ["baseline"] * 4 + ["local_only", "federated", "federated_private", "centralised"]
+    assert row(novel, "Federated") == ["0.0602", "0.3590", "0.0538"]
+
+
+def test_the_best_of_a_column_is_marked_whoever_it_is(results: Results) -> None:
+    novel = method_tables(read(results))[0]
+    assert [[r.name for r in novel.rows if r.cells[i].best] for i in range(3)] == [
+        ["Centralised"],
+        ["Federated"],
+        ["Federated"],
+    ]
+
+
+def test_a_width_is_the_larger_side_of_the_interval(results: Results) -> None:
+    cell = next(r for r in method_tables(read(results))[0].rows if r.name == "Federated").cells[0]
+    assert (cell.width, cell.interval) == ("0.0040", "0.0565 to 0.0642")
+
+
+def test_uplift_has_median_worst_and_share_better_off(results: Results) -> None:
+    table = uplift_table(read(results))
+    assert len(table.rows) == 4
+    assert row(table, "Federated, novel items, ndcg@10")[0] == "+0.0034"
+    assert row(table, "Federated, novel items, ndcg@10")[-1].endswith("%")
+
+
+def test_merchants_are_listed_worst_first(results: Results) -> None:
+    table = merchant_table(read(results).uplift[0])
+    differences = [float(r.cells[-1].value.replace("−", "-")) for r in table.rows]
+    assert len(differences) == 111
+    assert differences == sorted(differences)
+
+
+def test_a_terminal_and_a_page_show_the_same_rows(results: Results) -> None:
+    measured = read(results)
+    shown = plain(results, width=140)
+    for table in (*method_tables(measured), uplift_table(measured)):
+        for r in table.rows:
+            line = next(line for line in shown.splitlines() if all(c.value in line for c in r.cells))
+            assert r.name in line
+
+
+def test_eighty_columns_are_enough(results: Results) -> None:
+    shown = plain(results, width=80)
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+    assert "…" not in shown
+    assert "0.0602 ±0.0040" in shown
+
+
+def test_a_name_cannot_style_or_move_the_terminal(results: Results) -> None:
+    results["methods"][0]["name"] = "[red]x[/red]\x1b[2Jy"
+    results["privacy"]["unit"] = "[bold]unit\x1b]0;owned\x07"
+    shown = printed(results)
+    assert "[red]x[/red]\ufffd[2Jy" in shown
+    assert "[bold]unit" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x1b]0;" not in shown
+
+
+def test_a_missing_value_is_a_dash_never_a_zero(results: Results) -> None:
+    results["methods"][5]["views"]["novel"]["ndcg@10"]["mean"] = None
+    results["uplift"][0] |= {"paired": None, "relative": None, "median": None, "worst": None, "share_better": None}
+    measured = read(results)
+    assert row(method_tables(measured)[0], "Federated")[0] == MISSING
+    assert row(uplift_table(measured), "Federated, novel items, ndcg@10") == [MISSING] * 5
+    assert MISSING in plain(results)
+
+
+def test_nothing_but_a_format_prints() -> None:
+    assert "no privacy guarantee" in plain({"format": "hansa.results/1"})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "Privacy: local noise, ε = 8.00, δ = 1e-5, unit: one user inside one merchant, 240 compositions."),
+        ({"mode": "none"}, "Privacy: none. The models of this run carry no privacy guarantee."),
+        ({"epsilon": None}, "Privacy: local noise, but ε or δ is not stated: treat it as not private."),
+    ],
+)
+def test_the_privacy_line(results: Results, change: dict[str, Any], line: str) -> None:
+    results["privacy"] |= change
+    assert privacy_line(read(results)) == line
