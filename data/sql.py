@@ -12,6 +12,7 @@ Guarantees:
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+from uuid import UUID
 
 import polars as pl
 
@@ -94,4 +95,15 @@ def _from_sqlalchemy(url: "sqlalchemy.URL", value: str, *, is_table: bool) -> pl
     quoted = engine.dialect.identifier_preparer.quote
     query = "SELECT * FROM " + ".".join(quoted(part) for part in value.split(".")) if is_table else value  # noqa: S608 - quoted
     with engine.connect().execution_options(**options) as connection:
-        return pl.read_database(query, connection, infer_schema_length=None)
+        return _uuids_as_text(pl.read_database(query, connection, infer_schema_length=None))
+
+
+def _uuids_as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of UUIDs, which Polars holds as Python objects, as text."""
+    columns = []
+    for column in frame.select(pl.col(pl.Object)).get_columns():
+        values = column.to_list()
+        if all(value is None or isinstance(value, UUID) for value in values):
+            text = [None if value is None else str(value) for value in values]
+            columns.append(pl.Series(column.name, text, dtype=pl.String))
+    return frame.with_columns(columns)
