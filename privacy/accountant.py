@@ -132,9 +132,7 @@ def event_from_dict(data: Mapping[str, Any]) -> DpEvent:
     try:
         event: DpEvent = kind(**fields)
     except TypeError as error:
-        raise AccountingError(
-            f"expected the fields of {kind.__name__}, found {sorted(fields)}: {error}"
-        ) from None
+        raise AccountingError(f"expected the fields of {kind.__name__}, found {sorted(fields)}: {error}") from None
     return event
 
 

@@ -143,9 +143,7 @@ class Ledger:
                 reservation.purpose,
                 reservation.events,
             ):
-                raise LedgerError(
-                    f"{self.path} holds no reservation {reservation.number} of {reservation.run!r}"
-                )
+                raise LedgerError(f"{self.path} holds no reservation {reservation.number} of {reservation.run!r}")
             if known.output_digest not in (None, output_digest):
                 raise LedgerError(
                     f"reservation {known.number} was spent on other bytes ({known.output_digest[:12]}…, now "

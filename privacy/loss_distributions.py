@@ -49,9 +49,7 @@ class SampledGaussianLoss:
         x = self._inverse(t_)
         j = np.arange(self.group + 1)
         weights = stats.binom.pmf(j, self.group, self.rate)
-        return np.asarray(
-            sum(w * special.ndtr((x - m) / self.sigma) for w, m in zip(weights, j, strict=True))
-        )
+        return np.asarray(sum(w * special.ndtr((x - m) / self.sigma) for w, m in zip(weights, j, strict=True)))
 
     def _inverse(self, t: Floats) -> Floats:
         """x with t(x) = t; -inf below the smallest loss k log(1 - q)."""

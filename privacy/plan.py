@@ -110,9 +110,7 @@ class PrivacyPlan:
         object.__setattr__(self, "unit", _unit(self.unit, self.merchants_per_user))
         if self.mode is Mode.NONE:
             if self.epsilon != math.inf:
-                raise CalibrationError(
-                    f"mode none protects nothing: epsilon must be inf, found {self.epsilon}"
-                )
+                raise CalibrationError(f"mode none protects nothing: epsilon must be inf, found {self.epsilon}")
             return
         cost = epsilon(self.events, self.delta, self.accountant)
         if not cost <= self.epsilon * (1 + 1e-9):
@@ -215,9 +213,7 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     mode = _mode(request.mode)
     unit = _unit(request.unit, request.merchants_per_user)
     if mode not in _BUILT:
-        raise CalibrationError(
-            f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}"
-        )
+        raise CalibrationError(f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}")
     base = PrivacyPlan(
         mode=Mode.NONE,
         unit=unit,
@@ -271,9 +267,7 @@ def _smallest_noise(total: Any, target: float) -> float:
     if total(low) <= target:
         return low
     root = math.exp(
-        optimize.brentq(
-            lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5
-        )
+        optimize.brentq(lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5)
     )
     while total(root) > target:
         root *= 1 + 5e-5
@@ -304,9 +298,7 @@ def _unit(value: Unit | str, merchants: int) -> Unit:
 
 def _check_budget(request: PrivacyRequest) -> None:
     if not (request.epsilon > 0 and math.isfinite(request.epsilon)):
-        raise CalibrationError(
-            f"epsilon must be positive and finite, found {request.epsilon}; else use mode none"
-        )
+        raise CalibrationError(f"epsilon must be positive and finite, found {request.epsilon}; else use mode none")
     shares = (request.popularity_share, request.gate_share)
     trains = request.rounds * request.steps_per_round > 0
     if min(shares) < 0 or sum(shares) > 1 or (trains and sum(shares) == 1):

@@ -73,17 +73,20 @@ class ClippedUpdate:
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({*self.dense, *self.rows}))
 
-    def tensor(self, name: str) -> "torch.Tensor":
-        """The whole sum of one parameter, dense."""
+    def tensor(self, name: str, out: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """The whole sum of one parameter, dense float32, written into `out` where given."""
         import torch
 
-        out = self.dense[name].clone() if name in self.dense else None
-        for part in self.rows.get(name, ()):
-            if out is None:
-                out = torch.zeros(part.shape, dtype=part.values.dtype, device=part.values.device)
-            part.add_to(out)
+        dense, parts = self.dense.get(name), self.rows.get(name, ())
+        shape = dense.shape if dense is not None else parts[0].shape
         if out is None:
-            raise KeyError(name)
+            out = torch.empty(shape, device=dense.device if dense is not None else parts[0].values.device)
+        if dense is not None:
+            out.copy_(dense)
+        else:
+            out.zero_()
+        for part in parts:
+            part.add_to(out)
         return out
 
 
