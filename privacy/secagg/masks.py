@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks: AES-256 in counter mode over zeros, added to or taken from a vector, block by block (specification §3, [A3]).
+"""Masks: AES-256 in counter mode over zeros, added to or taken from a vector (specification §3, [A3]).
 
-Shapes: d words of u32 (`body`), e words of u64 (`tail`). Many masks run through one block before the next, so that the
-accumulator stays in the processor's cache; that makes a mask cost little more than its key stream.
+Shapes: d words of u32 (`body`), e words of u64 (`tail`). Many masks run through one block before the next, so
+that the accumulator stays in the processor's cache; a mask then costs little more than its key stream.
 
 Guarantees:
 - every word of a mask is a whole word of the key stream
@@ -58,9 +58,8 @@ class Vector:
 
     def views(self) -> tuple[memoryview, memoryview]:
         """The bytes of body and tail, not copied."""
-        return memoryview(np.ascontiguousarray(self.body)).cast("B"), memoryview(
-            np.ascontiguousarray(self.tail)
-        ).cast("B")
+        body, tail = np.ascontiguousarray(self.body), np.ascontiguousarray(self.tail)
+        return body.view(np.uint8).data, tail.view(np.uint8).data
 
     def add(self, other: "Vector") -> None:
         """Add in place."""
@@ -75,7 +74,7 @@ def apply_masks(vector: Vector, plus: Sequence[bytes], minus: Sequence[bytes]) -
     """Add the masks of the seeds in `plus` to the vector and take those in `minus` away, in place."""
     streams = [(_stream(seed), np.add) for seed in plus] + [(_stream(seed), np.subtract) for seed in minus]
     buffer = np.empty(BLOCK_SIZE // 4 + 8, "<u4")
-    raw = memoryview(buffer).cast("B")
+    raw = buffer.view(np.uint8).data
     for words in (vector.body, vector.tail):
         mask = buffer if words.itemsize == 4 else buffer.view("<u8")
         step = BLOCK_SIZE // words.itemsize

@@ -47,8 +47,8 @@ class Requirements:
 class Roster:
     """Every parameter of secure aggregation. Raises RosterRefused when built with unsafe ones [R1–R3].
 
-    threshold t, colluders c, min_survivors n_min as in the specification; `bound` is the largest absolute value that a
-    coordinate may have, in units of the update; `scale_log2` says how many grid steps a unit has (2^scale_log2).
+    threshold t, colluders c, min_survivors n_min as in the specification; `bound` is the largest absolute value
+    that a coordinate may have, in units of the update; a unit has 2^scale_log2 grid steps.
     """
 
     league: str
@@ -156,8 +156,8 @@ def open_roster(
 ) -> Roster:
     """Decode and check a signed roster [R1–R6].
 
-    `council` holds the public keys that this merchant trusts, `pin` the expected SHA-256 of the roster (None only for
-    the act of pinning itself). Raises RosterRefused or Malformed.
+    `council` holds the public keys that this merchant trusts, `pin` the expected SHA-256 of the roster (None
+    only for the act of pinning itself). Raises RosterRefused or Malformed.
     """
     if signatures_needed < 1:
         raise RosterRefused(f"expected at least one council signature to be needed, found {signatures_needed}")
@@ -193,7 +193,7 @@ def require(roster: Roster, requirements: Requirements) -> None:
         )
     if roster.colluders < requirements.min_colluders:
         raise RosterRefused(
-            f"policy asks to withstand {requirements.min_colluders} colluders, the roster's c is {roster.colluders}"
+            f"policy asks to withstand {requirements.min_colluders} colluders, the roster only {roster.colluders}"
         )
 
 

@@ -198,19 +198,21 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A member's shares of one author's secrets with their proof; all zeros where it complains."""
+    """A member's shares of one author's secrets with their proof; both empty where it complains."""
 
     complaint: bool
     shares: tuple[bytes, ...]
     nodes: tuple[bytes, ...]
 
     def encode(self) -> bytes:
-        return wire.u8(self.complaint) + b"".join(self.shares) + b"".join(self.nodes)
+        if self.complaint:
+            return wire.u8(1)
+        return wire.u8(0) + b"".join(self.shares) + wire.u8(len(self.nodes)) + b"".join(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """i → P: the shares that open the sum [U4]. Every author has `shares` shares and `nodes` nodes."""
+    """i → P: the shares that open the sum [U4]. Without a complaint there are `shares` shares."""
 
     KIND: ClassVar[int] = 12
     index: int
@@ -218,7 +220,6 @@ class Answer:
     survivors_digest: bytes
     own: tuple[bytes, ...]
     shares: int
-    nodes: int
     opened: tuple[Opened, ...]
     signature: bytes
 
@@ -226,7 +227,7 @@ class Answer:
         """What is signed through its hash."""
         head = wire.u8(self.index) + self.ctx + self.survivors_digest
         own = wire.u8(len(self.own)) + b"".join(self.own)
-        counts = wire.u8(len(self.opened)) + wire.u8(self.shares) + wire.u16(self.nodes)
+        counts = wire.u8(len(self.opened)) + wire.u8(self.shares)
         return head + own + counts + b"".join(item.encode() for item in self.opened)
 
     def encode(self) -> bytes:
@@ -237,16 +238,18 @@ class Answer:
         reader = wire.open_envelope(data, cls.KIND, "ANSWER")
         index, ctx, survivors = reader.u8(), reader.take(32), reader.take(32)
         own = tuple(reader.take(32) for _ in range(reader.u8()))
-        authors, shares, nodes = reader.u8(), reader.u8(), reader.u16()
-        opened = tuple(_read_opened(reader, shares, nodes) for _ in range(authors))
+        authors, shares = reader.u8(), reader.u8()
+        opened = tuple(_read_opened(reader, shares) for _ in range(authors))
         signature = reader.take(tags.SIGNATURE_SIZE)
         reader.end()
-        return cls(index, ctx, survivors, own, shares, nodes, opened, signature)
+        return cls(index, ctx, survivors, own, shares, opened, signature)
 
 
-def _read_opened(reader: wire.Reader, shares: int, nodes: int) -> Opened:
+def _read_opened(reader: wire.Reader, shares: int) -> Opened:
     flag = reader.u8()
     if flag > 1:
         raise Malformed(f"ANSWER: expected flag 0 or 1, found {flag}")
+    if flag:
+        return Opened(True, (), ())
     taken = tuple(reader.take(32) for _ in range(shares))
-    return Opened(flag == 1, taken, tuple(reader.take(tags.NODE_SIZE) for _ in range(nodes)))
+    return Opened(False, taken, tuple(reader.take(tags.NODE_SIZE) for _ in range(reader.u8())))

@@ -11,6 +11,7 @@ Assumes that `entropy` is a cryptographic source. Table look-ups are not constan
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -70,18 +71,22 @@ def combine(shares: Sequence[bytes], points: Sequence[int]) -> bytes:
     if len(shares) != len(points) or len({len(share) for share in shares}) != 1:
         raise ValueError(f"expected one share of equal length for each of {len(points)} points")
     value_L = np.zeros(len(shares[0]), np.uint8)
-    for point, share in zip(points, shares, strict=True):
-        value_L ^= np.frombuffer(share.translate(_ROW[_weight_at_zero(point, points)]), np.uint8)
+    for weight, share in zip(_weights_at_zero(tuple(points)), shares, strict=True):
+        value_L ^= np.frombuffer(share.translate(_ROW[weight]), np.uint8)
     return value_L.tobytes()
 
 
-def _weight_at_zero(point: int, points: Sequence[int]) -> int:
-    """Lagrange's coefficient of `point` at 0: the product of other / (other - point)."""
-    weight = 1
-    for other in points:
-        if other != point:
-            weight = _ROW[weight][_ROW[other][_INVERSE[other ^ point]]]
-    return weight
+@lru_cache(maxsize=8)
+def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's coefficient of each point at 0: the product of other / (other - point)."""
+    weights = []
+    for point in points:
+        weight = 1
+        for other in points:
+            if other != point:
+                weight = _ROW[weight][_ROW[other][_INVERSE[other ^ point]]]
+        weights.append(weight)
+    return tuple(weights)
 
 
 def _check_points(points: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ Guarantees:
 - decoding raises Malformed or returns, whatever the bytes
 """
 
+import itertools
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -129,6 +130,6 @@ def kind_of(data: bytes | bytearray | memoryview) -> int:
 
 def rising(indices: tuple[int, ...], what: str) -> tuple[int, ...]:
     """The numbers themselves, after a check that they rise strictly and fit a roster."""
-    if any(b <= a for a, b in zip(indices, indices[1:], strict=False)) or any(i >= MAX_MEMBERS for i in indices):
+    if any(b <= a for a, b in itertools.pairwise(indices)) or any(i >= MAX_MEMBERS for i in indices):
         raise Malformed(f"{what}: merchants' numbers must rise and be below {MAX_MEMBERS}, found {indices}")
     return indices
