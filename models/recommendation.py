@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first task: which items will this user buy next at this merchant?
+
+score = w · (content tower, log popularity, own repeats, recent repeats). Training sees the league's popularity,
+which is public; a merchant's own would carry one user's purchases into another user's gradient, so it enters at
+decision time only (local re-rank). Recipe and figures: docs/model.md.
+
+Shapes: B users, L history, T targets, N negatives, C candidates, V items, D dimension.
+
+Guarantees:
+- the same seed builds the same weights
+- row b of the loss depends on user b and on public things only
+- fitting the local parts changes nothing shared
+- negatives are drawn without looking at any history
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.batches import RecommendationBatch, SampleShape, draw_batch, padded
+from models.errors import ConfigError
+from models.export import ExportedScorer, ScorerParts, build_scorer, check_scorer, item_vectors_npy
+from models.inputs import Evaluation, Histories
+from models.metrics import ViewMetrics, evaluate_scores
+from models.mixing import Mixing, own_counts, repeat_feature
+from models.objective import sampled_softmax
+from models.parameters import ParameterSpec
+from models.popularity import blend, popularity_counts
+from models.two_tower import ContentTower, recency_weights
+
+__all__ = ["PRIVATE", "RecommendationConfig", "RecommendationModel", "RecommendationTask"]
+
+_LEAGUE = "league_log_popularity"
+_MERCHANT = "merchant_log_popularity"
+_TABLE = "tower.attributes.weight"
+_MIXING = "mixing.weights.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationConfig:
+    """The model, its samples and its constants; the defaults are the recipe of docs/model.md.
+
+    `train_table`, `train_mixing`: what is trained and therefore travels each round; the rest keeps its start.
+    """
+
+    dimension: int = 32
+    history_events: int = 128
+    targets: int = 24
+    negatives: int = 256
+    window_days: int = 28
+    basket_share: float = 0.3
+    history_half_life_days: float = 150.0
+    prior_events: float = 3.0
+    repeat_half_life_days: float = 28.0
+    repeat_smoothing: float = 0.05
+    mixing: tuple[float, float, float, float] = (1.0, 1.0, 2.0, 1.0)
+    merchant_prior_purchases: float = 2000.0
+    train_table: bool = True
+    train_mixing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("dimension", "history_events", "negatives", "window_days"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.targets < 2:
+            raise ConfigError(f"targets must be at least 2, one for each view, found {self.targets}")
+        for name in ("history_half_life_days", "repeat_half_life_days", "repeat_smoothing", "prior_events"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}")
+        if not 0.0 <= self.basket_share <= 1.0:
+            raise ConfigError(f"basket_share is a share in [0, 1], found {self.basket_share}")
+        if not (self.train_table or self.train_mixing):
+            raise ConfigError("nothing to train: set train_table or train_mixing")
+
+
+PRIVATE = RecommendationConfig(dimension=16)
+"""What to train under noise (docs/model.md, "Under noise")."""
+
+
+class RecommendationModel(nn.Module):
+    """Tower, mixing weights, and the two popularity vectors, float32 [V+1] each."""
+
+    league_log_popularity: Tensor
+    merchant_log_popularity: Tensor
+
+    def __init__(self, config: RecommendationConfig, codes_VA: NDArray[np.integer], seed: int) -> None:
+        super().__init__()
+        self.tower = ContentTower(codes_VA, config.dimension, prior_events=config.prior_events, seed=seed)
+        self.tower.attributes.weight.requires_grad_(config.train_table)
+        self.mixing = Mixing(config.mixing, trainable=config.train_mixing)
+        self.register_buffer(_LEAGUE, torch.zeros(len(codes_VA)))
+        self.register_buffer(_MERCHANT, torch.zeros(len(codes_VA)))
+
+
+class RecommendationTask:
+    """`models.task.Task` for next-purchase recommendation."""
+
+    name = "recommendation"
+
+    def __init__(
+        self,
+        config: RecommendationConfig,
+        codes_VA: NDArray[np.integer],
+        league_log_popularity: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`codes_VA` int [V+1, A], public; `league_log_popularity` float32 [V+1], None: all items alike."""
+        self.config = config
+        self._codes_VA = codes_VA
+        self._league_log_popularity = league_log_popularity
+        self._shape = SampleShape(
+            history=config.history_events,
+            targets=config.targets,
+            window_days=config.window_days,
+            basket_share=config.basket_share,
+        )
+
+    @property
+    def n_items(self) -> int:
+        """V, padding not counted."""
+        return len(self._codes_VA) - 1
+
+    def build(self, seed: int) -> RecommendationModel:
+        """A fresh model on the CPU; the same seed gives the same weights everywhere."""
+        model = RecommendationModel(self.config, self._codes_VA, seed)
+        if self._league_log_popularity is not None:
+            self.set_league_popularity(model, self._league_log_popularity)
+        return model
+
+    def spec(self, model: nn.Module) -> ParameterSpec:
+        """Shared: what is trained. Fixed: the rest of the weights and the league's popularity."""
+        weights = dict(model.named_parameters())
+        shared = sorted(name for name, weight in weights.items() if weight.requires_grad)
+        fixed = sorted({*weights, _LEAGUE} - set(shared))
+        return ParameterSpec(shared=tuple(shared), fixed=tuple(fixed), local=(_MERCHANT,))
+
+    def set_league_popularity(self, model: RecommendationModel, log_popularity: NDArray[np.float32]) -> None:
+        """The league's public prior, float32 [V+1]; stands in for the merchant's until `fit_local`."""
+        values = torch.from_numpy(np.asarray(log_popularity, dtype=np.float32))
+        if values.shape != model.league_log_popularity.shape:
+            raise ConfigError(
+                f"expected a popularity for each of {self.n_items} items and padding, found {tuple(values.shape)}"
+            )
+        model.league_log_popularity.copy_(values)
+        model.merchant_log_popularity.copy_(values)
+
+    def batch(
+        self, histories: Histories, users: NDArray[np.int64], rng: np.random.Generator, device: torch.device
+    ) -> RecommendationBatch:
+        """One bounded sample of each of the B users (rows of `histories`); B may be 0."""
+        return draw_batch(histories, users, self._shape, rng, device)
+
+    def negatives(self, rng: np.random.Generator, device: torch.device) -> Tensor:
+        """int64 [N] items, evenly drawn from the catalogue."""
+        drawn = rng.integers(1, self.n_items + 1, size=self.config.negatives, dtype=np.int64)
+        return torch.from_numpy(drawn).to(device)
+
+    def loss_per_user(self, model: nn.Module, batch: RecommendationBatch, negatives: Tensor) -> Tensor:
+        """float32 [B]; every weight is used with a batch dimension of users, the shared negatives too."""
+        assert isinstance(model, RecommendationModel)
+        users, targets = len(batch), self.config.targets
+        candidates_BC = torch.cat([batch.targets, negatives.expand(users, -1)], dim=1)
+        length = batch.history.shape[1]
+        device = batch.history.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            vectors = model.tower.items(torch.cat([batch.history, candidates_BC], dim=1))
+            weights_BL = self._history_weights(batch.history, batch.age_days)
+            user_BD = model.tower.user(vectors[:, :length], weights_BL)
+            tower_BC = torch.einsum("bd,bcd->bc", user_BD, vectors[:, length:]).float()
+            repeats, recent = self._repeats(batch.history, batch.age_days)
+            scores_BC = model.mixing(
+                tower_BC,
+                model.league_log_popularity[candidates_BC],
+                repeats.gather(1, candidates_BC),
+                recent.gather(1, candidates_BC),
+            )
+        return sampled_softmax(
+            scores_BC[:, :targets],
+            scores_BC[:, targets:],
+            owned_BN=repeats.gather(1, candidates_BC)[:, targets:] > 0,
+            novel_BT=batch.novel,
+            weights_BT=batch.weights,
+            n_items=self.n_items,
+        )
+
+    def fit_local(self, model: nn.Module, histories: Histories) -> None:
+        """The merchant's popularity: its own counts, blended with the league's for a small merchant's sake."""
+        assert isinstance(model, RecommendationModel)
+        league = model.league_log_popularity.cpu().numpy()
+        counts = popularity_counts(histories, self.n_items)
+        own = blend(counts, league, prior_purchases=self.config.merchant_prior_purchases)
+        model.merchant_log_popularity.copy_(torch.from_numpy(own))
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, histories: Histories, users: NDArray[np.int64], at_day: float) -> Tensor:
+        """float32 [B, V+1] on the model's device, higher is better; column 0 is -inf."""
+        assert isinstance(model, RecommendationModel)
+        device = model.league_log_popularity.device
+        starts, ends = histories.offsets[users], histories.offsets[users + 1]
+        items, days = padded(histories, ends, starts, int((ends - starts).max(initial=1)))
+        age = np.where(items > 0, np.maximum(np.float32(at_day) - days, 0.0), 0.0).astype(np.float32)
+        return self.decide(model, torch.from_numpy(items).to(device), torch.from_numpy(age).to(device))
+
+    @torch.no_grad()
+    def decide(self, model: RecommendationModel, history_BL: Tensor, age_days_BL: Tensor) -> Tensor:
+        """Decision scores [B, V+1] from padded histories: what the exported scorer computes."""
+        vectors_VD = self.item_vectors(model)
+        user_BD = model.tower.user(vectors_VD[history_BL], self._history_weights(history_BL, age_days_BL))
+        repeats, recent = self._repeats(history_BL, age_days_BL)
+        scores_BV: Tensor = model.mixing(user_BD @ vectors_VD.T, model.merchant_log_popularity, repeats, recent)
+        scores_BV[:, 0] = -torch.inf
+        return scores_BV
+
+    @torch.no_grad()
+    def item_vectors(self, model: RecommendationModel) -> Tensor:
+        """float32 [V+1, D]; row 0, padding, is zeros."""
+        everything = torch.arange(self.n_items + 1, device=model.league_log_popularity.device)
+        vectors_VD = model.tower.items(everything[None])[0]
+        vectors_VD[0] = 0.0
+        return vectors_VD
+
+    def evaluate(
+        self, model: nn.Module, evaluation: Evaluation, ks: Sequence[int] = (10, 20)
+    ) -> Mapping[str, ViewMetrics]:
+        """recall, ndcg and hit rate at each k per user, views `all` and `novel`, over the whole catalogue."""
+        everybody = np.arange(len(evaluation), dtype=np.int64)
+        scores = self.scores(model, evaluation.histories, everybody, evaluation.cut_day)
+        return evaluate_scores(scores, evaluation, ks)
+
+    def export(self, model: nn.Module) -> ExportedScorer:
+        """ONNX and item vectors; raises ExportError when ONNX Runtime answers otherwise than the model."""
+        assert isinstance(model, RecommendationModel)
+        vectors_VD = self.item_vectors(model).cpu().numpy()
+        tower, popularity, repeats, recent = model.mixing.weights.weight.detach()[0].tolist()
+        scorer = build_scorer(
+            ScorerParts(
+                item_vectors=vectors_VD,
+                mixing=(tower, popularity, repeats, recent),
+                prior_events=self.config.prior_events,
+                history_half_life_days=self.config.history_half_life_days,
+                repeat_half_life_days=self.config.repeat_half_life_days,
+                repeat_smoothing=self.config.repeat_smoothing,
+            )
+        )
+        device = model.league_log_popularity.device
+
+        def reference(history: NDArray[np.int64], age_days: NDArray[np.float32]) -> NDArray[np.float32]:
+            answer = self.decide(
+                model, torch.from_numpy(history).to(device), torch.from_numpy(age_days).to(device)
+            )
+            return answer.cpu().numpy()
+
+        check_scorer(scorer, reference, model.merchant_log_popularity.cpu().numpy())
+        return ExportedScorer(scorer, item_vectors_npy(vectors_VD))
+
+    def _history_weights(self, history_BL: Tensor, age_days_BL: Tensor) -> Tensor:
+        return recency_weights(history_BL > 0, age_days_BL, self.config.history_half_life_days)
+
+    def _repeats(self, history_BL: Tensor, age_days_BL: Tensor) -> tuple[Tensor, Tensor]:
+        present_BL = (history_BL > 0).float()
+        recent_BL = recency_weights(history_BL > 0, age_days_BL, self.config.repeat_half_life_days)
+        counts, recent = (own_counts(history_BL, w, self.n_items + 1) for w in (present_BL, recent_BL))
+        smoothing = self.config.repeat_smoothing
+        return repeat_feature(counts, smoothing), repeat_feature(recent, smoothing)
