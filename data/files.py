@@ -21,7 +21,7 @@ from data.readers import Table, read
 __all__ = ["load", "load_merchant", "write_merchants"]
 
 NAME = "files"
-MIN_USERS = 20
+MIN_USERS = 2
 
 
 def load(
