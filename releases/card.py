@@ -24,7 +24,10 @@ from releases.errors import ContentError
 FORMAT_VERSION: Final = 1
 MAX_TEXT_LENGTH: Final = 4000
 _HEX = re.compile(r"[0-9a-f]{16,64}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]")
+# Control and line-breaking characters, those that reverse the direction of text, and what is no character.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
+)
 
 Mode = Literal["none", "local", "distributed", "merchant"]
 
@@ -123,10 +126,15 @@ class ModelCard:
         front = {
             "license": self.data_licence, "library_name": "hansa", "task": self.task, "league": self.league,
             "version": self.release_version, "created": self.created.astimezone(UTC).isoformat(),
-            "privacy": {"mode": self.mode, "unit": self.unit, "epsilon": self.epsilon, "delta": self.delta},
+            "privacy_mode": self.mode, "privacy_unit": self.unit, "epsilon": self.epsilon, "delta": self.delta,
             "model_sha256": self.model_hash,
         }  # fmt: skip
-        lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
+        lines = [
+            "---",
+            *(f"{key}: {_yaml(value)}" for key, value in front.items()),
+            "---",
+            "",
+        ]
         lines += [f"# {self.league}, {self.task}, release {self.release_version}", ""]
         lines += [f"Trained in {self.rounds} rounds by {self.merchants} merchants on {self.items} items.", ""]
         lines += ["## Privacy", "", *_privacy_words(self), ""]
@@ -136,6 +144,12 @@ class ModelCard:
         lines += ["## Origin", "", f"Configuration `{self.config_hash}`, code `{self.code_hash}`, "
                   f"model `{self.model_hash}`.", ""]  # fmt: skip
         return "\n".join(lines)
+
+
+def _yaml(value: object) -> str:
+    """A value as JSON, which is YAML; `1e-05` as `1.0e-05`, since YAML 1.1 reads a number only with a point."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", text) if isinstance(value, float) else text
 
 
 def _check_header(card: ModelCard) -> None:

@@ -7,7 +7,8 @@
 
 Guarantees:
 - Nothing pickled is ever read: arrays load with allow_pickle=False, weights are plain safetensors.
-- Vectors, catalogue and card agree on the number of items; the card names the model's hash and the version.
+- Vectors, catalogue and card agree on the number of items.
+- The card names the model's hash and the version.
 """
 
 import hashlib

@@ -139,8 +139,12 @@ def public_from_json(data: bytes) -> Key:
         raise KeyFileError("public key: expected JSON with keyid, keytype, scheme, keyval.") from error
 
 
+def load_keys(folder: Path, role: str, passphrase: bytes | None = None) -> tuple[SigningKey, ...]:
+    """A role's keys in a folder: its files `<role>*.pem` in the order of their names. Raises KeyFileError."""
+    return tuple(SigningKey.load(path, passphrase) for path in sorted(folder.glob(f"{role}*.pem")))
+
+
 def load_signers(folder: Path, passphrase: bytes | None = None) -> Signers:
-    """Read a publishing machine's keys: `targets*.pem`, `snapshot*.pem` and `timestamp*.pem` in a folder."""
-    found = {role: tuple(SigningKey.load(path, passphrase) for path in sorted(folder.glob(f"{role}*.pem")))
-             for role in ROLES[1:]}  # fmt: skip
-    return Signers(found["targets"], found["snapshot"], found["timestamp"])
+    """Read a publishing machine's keys: targets, snapshot and timestamp. Raises KeyFileError."""
+    targets, snapshot, timestamp = (load_keys(folder, role, passphrase) for role in ROLES[1:])
+    return Signers(targets, snapshot, timestamp)

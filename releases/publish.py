@@ -211,10 +211,10 @@ class Repository:
     def _load(self) -> _State:
         """The state that the timestamp names, its signatures verified, its age ignored."""
         try:
-            root = Metadata[Root].from_file(str(self._root_path(1)))
+            root = Metadata[Root].from_bytes(self._root_path(1).read_bytes())
             root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
             while self._root_path(root.signed.version + 1).is_file():
-                new = Metadata[Root].from_file(str(self._root_path(root.signed.version + 1)))
+                new = Metadata[Root].from_bytes(self._root_path(root.signed.version + 1).read_bytes())
                 for judge in (root.signed, new.signed):
                     judge.verify_delegate("root", new.signed_bytes, new.signatures)
                 root = new
@@ -292,7 +292,7 @@ def _verify(judge: Root, role: str, metadata: Metadata[Any], words: str) -> None
 
 
 def _load_role(kind: type[Signed], path: Path, root: Metadata[Root]) -> Metadata[Any]:
-    metadata = Metadata[Any].from_file(str(path))
+    metadata = Metadata[Any].from_bytes(path.read_bytes())
     if not isinstance(metadata.signed, kind):
         raise RepositoryError(f"{path.name}: expected {kind.type}, found {metadata.signed.type}")
     root.signed.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A release of three items, a platform that publishes it, a merchant that pins its root, and a real HTTP mirror."""
+"""A release of three items, a platform that publishes it, a merchant that pins its root, a real HTTP mirror."""
 
 import contextlib
 import functools
