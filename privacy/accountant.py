@@ -5,9 +5,10 @@ Adjacency: one unit (see `privacy.plan`) added or removed. Every event releases 
 `clipping_norm`, with Gaussian noise of deviation `noise_multiplier * clipping_norm`.
 
 `prv` (default) composes privacy-loss random variables numerically (Gopi et al. 2021, arXiv 2106.02848) with
-Opacus's discretisation and convolution, on loss distributions of our own that are exact at sampling rate 1 and
-stable at small rates; both directions of adjacency, the larger counts. `rdp` is Opacus's Rényi accountant: looser,
-never smaller, used as a check and above epsilon 50. Gaussian events alone use the exact formula (Balle & Wang 2018).
+Opacus's discretisation and convolution, on loss distributions of our own that are exact at sampling rate 1
+and stable at small rates; both directions of adjacency, the larger counts. `rdp` is Opacus's Rényi
+accountant: looser, never smaller, used as a check and above epsilon 50. Gaussian events alone use the exact
+formula (Balle & Wang 2018).
 
 Guarantees:
 - the epsilon is an upper bound: numerical error is added, never subtracted
@@ -91,8 +92,9 @@ class SampledGaussianEvent:
 class GroupSampledGaussianEvent:
     """As `SampledGaussianEvent`, for a unit of `group_size` samples under *one* noise, each drawn by itself.
 
-    A user of k merchants whose sums share one distributed noise: Binomial(k, q) of their samples are in a step, so
-    the loss is that of the mixture of N(j, sigma²), j ~ Binomial(k, q) (Choquette-Choo et al. 2024, Lemma 4.5).
+    A user of k merchants whose sums share one distributed noise: Binomial(k, q) of their samples are in a
+    step, so the loss is that of the mixture of N(j, sigma²), j ~ Binomial(k, q) (Choquette-Choo et al. 2024,
+    Lemma 4.5).
     """
 
     noise_multiplier: float
@@ -256,8 +258,8 @@ def _rdp_step(mechanism: _Mechanism) -> npt.NDArray[np.float64]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
     sigma, rate, group = mechanism
-    # Group privacy by the triangle inequality of the sum: the group's samples are drawn together at worst, with
-    # sensitivity `group`, at the rate that any of them is drawn.
+    # Group privacy by the triangle inequality of the sum: the group's samples are drawn together at worst,
+    # with sensitivity `group`, at the rate that any of them is drawn.
     rate = 1 - (1 - rate) ** group
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -279,6 +281,7 @@ def _rdp_epsilon(composed: _Composed, delta: float) -> float:
 def _prv_epsilon(composed: _Composed, delta: float, eps_error: float, add: bool) -> float:
     """Upper bound by PRV composition in one direction of adjacency (Gopi et al. 2021, Thm 5.5)."""
     from opacus.accountants.analysis import prv
+
     from privacy.loss_distributions import SampledGaussianLoss
 
     delta_error = delta / 1000

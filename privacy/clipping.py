@@ -6,8 +6,9 @@
         losses_B = loss_per_user(model, batch, negatives)
     clipped = engine.clipped_sum(losses_B, clipping_norm=C)
 
-An item table's per-user gradient is the rows that the user touched (`clipping_rows`), a layer's comes from its
-inputs and output gradients (Goodfellow 2015, arXiv 1510.01799). A parameter used several times is one parameter.
+An item table's per-user gradient is the rows that the user touched (`clipping_rows`), a layer's comes from
+its inputs and output gradients (Goodfellow 2015, arXiv 1510.01799). A parameter used several times is one
+parameter.
 
 Guarantees:
 - one user's clipped contribution has L2 norm at most clipping_norm over all parameters together
@@ -15,8 +16,9 @@ Guarantees:
 - every use of a parameter that is not accounted for is refused by name
 - users whose gradients touch are refused
 - the empty batch works
-Assumes that row b of every batch-first tensor is data of user b alone (integers included) and that what is given as
-`shared` was drawn without looking at any user; `check_users_independent` tests the first for a given loss.
+Assumes that row b of every batch-first tensor is data of user b alone (integers included) and that what is
+given as `shared` was drawn without looking at any user; `check_users_independent` tests the first for a given
+loss.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,15 +37,16 @@ from privacy.stages import ClippedUpdate, Rows
 
 __all__ = ["PerUserGradients", "check_users_independent"]
 
-# Rounding in float32 norms: contributions are scaled to this fraction of the clipping norm, so that C is never passed.
+# Rounding in float32 norms: contributions are scaled to this fraction of the clipping norm, so that C is
+# never passed.
 _SLACK: Final = 1 - 1e-5
 
 
 class PerUserGradients:
     """Per-user gradients of a model's parameters. Shapes: B users, S positions, D width.
 
-    parameters: names to clip (default: all that require gradients); a tied parameter may go by any of its names, and
-    names of buffers are skipped, as no gradient reaches them. Other parameters are left alone.
+    parameters: names to clip (default: all that require gradients); a tied parameter may go by any of its
+    names, and names of buffers are skipped, as no gradient reaches them. Other parameters are left alone.
     Raises UnsupportedUse for modules that mix users (batch norm) and ClippingError for unknown names.
     """
 
@@ -71,8 +74,8 @@ class PerUserGradients:
     def record(self, batch_size: int, shared: Sequence[Tensor] = ()) -> Iterator[None]:
         """Record how the parameters are used, for one batch of `batch_size` users.
 
-        shared: integer tensors that all users share, such as sampled negatives. They must be drawn independently
-        of the users' data. Lookups by them need no batch dimension and cost no memory per user.
+        shared: integer tensors that all users share, such as sampled negatives. They must be drawn
+        independently of the users' data. Lookups by them need no batch dimension and cost no memory per user.
         """
         self._recorder = Recorder(self.parameters, batch_size, shared)
         with self._recorder:
@@ -88,7 +91,8 @@ class PerUserGradients:
             raise ClippingError(f"clipping_norm must be positive and finite, found {clipping_norm}")
         parts = self._parts(losses_B)
         norms_B = _norms(parts, losses_B)
-        weights_B = (clipping_norm * _SLACK / norms_B.clamp_min(torch.finfo(norms_B.dtype).tiny)).clamp_max(1.0)
+        tiny = torch.finfo(norms_B.dtype).tiny
+        weights_B = (clipping_norm * _SLACK / norms_B.clamp_min(tiny)).clamp_max(1.0)
         if not bool(torch.isfinite(norms_B).all()):
             good_B = torch.isfinite(norms_B)
             weights_B = torch.where(good_B, weights_B, 0.0)
@@ -112,7 +116,7 @@ class PerUserGradients:
         return _norms(self._parts(losses_B), losses_B)
 
     def per_user(self, losses_B: Tensor) -> dict[str, Tensor]:
-        """Names to per-user gradients [B, *shape], as Opacus's `grad_sample`: dense, for tests and small models."""
+        """Names to per-user gradients [B, *shape], like Opacus's `grad_sample`; dense, for small models."""
         found = {part.name: part.per_user() for part in self._parts(losses_B)}
         size = losses_B.shape[0]
         return {n: found.get(n, torch.zeros(size, *p.shape, device=p.device)) for n, p in self.parameters.items()}
@@ -120,7 +124,7 @@ class PerUserGradients:
     def _parts(self, losses_B: Tensor) -> list[Part]:
         recorder = self._recorder
         if recorder is None or recorder.active:
-            raise ClippingError("compute the losses inside `with engine.record(...)`, then clip after it, once")
+            raise ClippingError("compute the losses inside `with engine.record(...)`, then clip once")
         self._recorder = None
         size = recorder.batch_size
         if losses_B.shape != (size,):
@@ -143,7 +147,7 @@ class PerUserGradients:
             return build_parts([u for u in recorder.uses if u.grad is not None], self.parameters, size)
 
     def _refuse_unseen(self, losses_B: Tensor, uses: Sequence[Use]) -> tuple[Any, ...]:
-        """Walk the autograd graph; recorded uses hold detached parameters, so any that is left was not recorded."""
+        """Walk the autograd graph; uses hold detached parameters, so one that is left was not recorded."""
         by_id = {id(p): name for name, p in self.parameters.items()}
         seen: set[Any] = set()
         operations: list[str] = []
@@ -158,7 +162,7 @@ class PerUserGradients:
             if variable is not None and id(variable) in by_id:
                 raise UnsupportedUse(
                     f"parameter {by_id[id(variable)]!r} reaches the loss by a path that was not recorded "
-                    "(a view made before `record`, or a custom function); use it inside `record`, through its module"
+                    "(a view made before `record`, a custom function); use it inside `record`, through its module"
                 )
             todo.extend(following for following, _ in node.next_functions)
         return (*(use.signature for use in uses), *operations)
@@ -200,8 +204,9 @@ def check_users_independent(
 ) -> None:
     """Compare every user's loss in the batch with the loss of that user alone.
 
-    Finds what gradients cannot show: integers or features of one user that reach another's loss. loss_of_users must
-    be deterministic (same negatives, no dropout). Raises UsersNotIndependent naming the position in `users`.
+    Finds what gradients cannot show: integers or features of one user that reach another's loss.
+    loss_of_users must be deterministic (same negatives, no dropout). Raises UsersNotIndependent naming the
+    position in `users`.
     """
     with torch.no_grad():
         together = loss_of_users(list(users))

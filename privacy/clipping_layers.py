@@ -2,8 +2,8 @@
 """Per-user gradients of dense layers, from a layer's inputs and the gradients at its outputs.
 
 Shapes: B users, S positions, O rows and I columns of a weight. For a weight used at positions s the per-user
-gradient is sum_s r_s c_s^T (rows of output gradients and inputs): with one position its norm is |r| |c|, otherwise
-it is formed for a few users at a time, in cache, and never kept.
+gradient is sum_s r_s c_s^T (rows of output gradients and inputs): with one position its norm is |r| |c|,
+otherwise it is formed for a few users at a time, in cache, and never kept.
 """
 
 from abc import ABC, abstractmethod

@@ -10,35 +10,18 @@ Shapes: B users, S positions, N shared vectors, J table rows summed into one sha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from privacy.clipping_functions import ELEMENTWISE, METADATA, SHARED_INTEGERS, UNARY
 from privacy.clipping_uses import LinearUse, NormUse, RowsUse, ScoresUse, SharedVectors, Spread, SpreadUse, Use
 from privacy.errors import ClippingError, UnsupportedUse
 
 __all__ = ["Recorder"]
-
-# Reading these says nothing about the values, or cuts the gradient.
-_METADATA: Final = frozenset(
-    "shape dtype device ndim layout is_cuda is_sparse is_leaf is_nested requires_grad grad grad_fn names size dim "
-    "numel nelement stride storage_offset element_size is_floating_point is_complex is_contiguous __len__ __repr__ "
-    "__hash__ __format__ get_device detach data is_quantized is_meta is_mps is_xla is_xpu is_cpu itemsize nbytes "
-    "__bool__ is_same_size type is_inference _version untyped_storage data_ptr item tolist numpy".split()
-)
-# An integer tensor stays shared by all users through these.
-_SHARED_INTEGERS: Final = frozenset(
-    "__getitem__ index_select select view reshape flatten squeeze unsqueeze long int to T t mT transpose permute "
-    "contiguous clone unbind remainder __add__ add __sub__ sub __radd__ clamp".split()
-)
-_ELEMENTWISE: Final = frozenset(
-    "add __add__ __radd__ sub __sub__ __rsub__ mul __mul__ __rmul__ div true_divide __truediv__ __rtruediv__ "
-    "multiply subtract divide".split()
-)
-_UNARY: Final = frozenset("exp log sqrt square abs neg __neg__ sigmoid tanh softplus relu clamp clamp_min".split())
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -81,14 +64,14 @@ class Recorder(TorchFunctionMode):
                 self._keep_shared(_name(func), args, kwargs, out)
             return out
         name = _name(func)
-        if name in _METADATA or not torch.is_grad_enabled():
+        if name in METADATA or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         handler = getattr(self, f"_on_{name.strip('_')}", None)
         if handler is not None:
             out = handler(name, *args, **kwargs)
-        elif name in _ELEMENTWISE:
+        elif name in ELEMENTWISE:
             out = self._elementwise(func, name, *args, **kwargs)
-        elif name in _UNARY:
+        elif name in UNARY:
             out = self._unary(func, name, *args, **kwargs)
         else:
             raise self._refused(name, watched[0])
@@ -111,7 +94,7 @@ class Recorder(TorchFunctionMode):
         """Integers got from shared integers are shared, unless a tensor with a row per user takes part."""
         tensors = [a for v in (*args, *kwargs.values()) for a in (v if isinstance(v, (list, tuple)) else (v,))]
         tensors = [t for t in tensors if isinstance(t, Tensor)]
-        if name not in _SHARED_INTEGERS or not any(id(t) in self._shared for t in tensors):
+        if name not in SHARED_INTEGERS or not any(id(t) in self._shared for t in tensors):
             return
         others = [t for t in tensors if id(t) not in self._shared]
         if any(t.ndim > 0 and t.shape[0] == self.batch_size for t in others):
@@ -176,8 +159,8 @@ class Recorder(TorchFunctionMode):
             raise self._refused(
                 function,
                 name,
-                f"a lookup of shape {tuple(input.shape)} without a row per user ({self.batch_size}). If its indices "
-                "are drawn independently of users, give them as record(shared=[...]); else expand them to [B, ...]",
+                f"a lookup of shape {tuple(input.shape)} without a row for each of {self.batch_size} users; if "
+                "its indices are drawn independently of users, give them as record(shared=[...])",
             )
         return self._add(RowsUse(name, values, input, padding_idx))
 
@@ -266,8 +249,8 @@ class Recorder(TorchFunctionMode):
             raise self._refused(function, tag.name)
         return self._tag(tag.flipped())
 
-    _on_T = _on_t
-    _on_mT = _on_t
+    _on_T = _on_t  # noqa: N815
+    _on_mT = _on_t  # noqa: N815
 
     def _on_transpose(self, function: str, input: Tensor, dim0: int, dim1: int) -> Tensor:
         if {dim0 % 2, dim1 % 2} != {0, 1}:

@@ -2,10 +2,10 @@
 """Per-user gradients of item tables: only the rows that a user touches, equal rows summed before the norm.
 
 Shapes: B users, D width, V rows of the table, R touched rows, T positions that score, K distinct shared rows.
-A table gets gradients by lookups of a user's own rows, and through scores x · E^T of shared rows E_n = sum of table
-rows, where user b's gradient for shared row n is sum_t p[b, t, n] x[b, t]. Where a user's own rows are also shared
-rows, the two are added first; the rest of the shared part then has no row in common with the user's own. No sum of
-squares is ever got by subtracting, so nothing cancels.
+A table gets gradients by lookups of a user's own rows, and through scores x · E^T of shared rows E_n = sum of
+table rows, where user b's gradient for shared row n is sum_t p[b, t, n] x[b, t]. Where a user's own rows are
+also shared rows, the two are added first; the rest of the shared part then has no row in common with the
+user's own. No sum of squares is ever got by subtracting, so nothing cancels.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the recorder remembers of each use of a parameter, and how its gradient is read off afterwards.
 
-Shapes: B users, S positions, N shared vectors, J table rows summed into one of them, D width, T scoring positions.
+Shapes: B users, S positions, N shared vectors, J table rows summed into one of them, D width, T scoring
+positions.
 """
 
 from abc import ABC, abstractmethod

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The merchant's own record of what privacy was spent: append-only JSON lines, hash-chained, fsync'd.
 
-A release is reserved before its data are touched and spent once its bytes are stored; nothing may be sent before
-`spend` has returned. Every reservation counts from the moment it is written, spent or not. Formats and hashes are in
-`privacy.ledger_records`.
+A release is reserved before its data are touched and spent once its bytes are stored; nothing may be sent
+before `spend` has returned. Every reservation counts from the moment it is written, spent or not. Formats and
+hashes are in `privacy.ledger_records`.
 
 Guarantees:
 - a reservation that never completed counts as spent
 - a torn last line after a crash is recovered without under-counting
-- verify finds every edit, deletion, insertion and reorder; a cut at the end only against a head kept elsewhere
+- verify finds every edit, deletion, insertion and reorder; a cut at the end only against a head kept
+elsewhere
 - over budget means refusal, and a refused reservation leaves no trace in the budget
 - the same release is counted once only while its bytes stay the same
 
-A whole-record truncation of the tail cannot be found from the file alone: keep `head()` elsewhere (release card,
-platform's receipt, paper) and pass it to `verify`.
+A whole-record truncation of the tail cannot be found from the file alone: keep `head()` elsewhere (release
+card, platform's receipt, paper) and pass it to `verify`.
 """
 
 import fcntl
@@ -75,9 +76,9 @@ class _State:
 class Ledger:
     """One merchant's ledger at `path`; created empty (mode 0600) where there is none.
 
-    Processes on one machine may share it: each operation holds an exclusive lock. `durable=False` skips fsync, for
-    simulations only: what was reserved may then be lost with the machine, though not with the process.
-    Raises LedgerTampered when the chain is broken.
+    Processes on one machine may share it: each operation holds an exclusive lock. `durable=False` skips
+    fsync, for simulations only: what was reserved may then be lost with the machine, though not with the
+    process. Raises LedgerTampered when the chain is broken.
     """
 
     def __init__(self, path: Path | str, *, durable: bool = True) -> None:
@@ -103,11 +104,11 @@ class Ledger:
     ) -> Reservation:
         """Count `events` before the data are touched; returns once the record is on disk.
 
-        inputs_digest: hex SHA-256 over all that determines the released bytes (global model, plan, data, noise key).
-        A reservation with the same run, round, purpose and digest is returned again instead of counted again:
-        a repetition releases nothing new, and `spend` refuses it if its bytes differ. Leave it out where noise
-        keys are fresh: then every repetition counts. Raises BudgetExceeded, without a record, when all events
-        together would exceed the policy.
+        inputs_digest: hex SHA-256 over all that determines the released bytes (global model, plan, data,
+        noise key). A reservation with the same run, round, purpose and digest is returned again instead of
+        counted again: a repetition releases nothing new, and `spend` refuses it if its bytes differ. Leave it
+        out where noise keys are fresh: then every repetition counts. Raises BudgetExceeded, without a record,
+        when all events together would exceed the policy.
         """
         if purpose not in PURPOSES:
             raise LedgerError(f"purpose must be one of {PURPOSES}, found {purpose!r}")
@@ -130,8 +131,9 @@ class Ledger:
     def spend(self, reservation: Reservation, output_digest: str) -> Reservation:
         """Mark the release as complete. Call it when the bytes are stored and before anything is sent.
 
-        output_digest: hex SHA-256 of the bytes. Spending again with the same digest changes nothing; with another
-        digest it raises LedgerError: those bytes are a new release and must not be sent under this reservation.
+        output_digest: hex SHA-256 of the bytes. Spending again with the same digest changes nothing; with
+        another digest it raises LedgerError: those bytes are a new release and must not be sent under this
+        reservation.
         """
         if len(output_digest) != 64 or not set(output_digest) <= set("0123456789abcdef"):
             raise LedgerError(f"output_digest must be 64 hex digits of SHA-256, found {output_digest!r}")
@@ -154,7 +156,7 @@ class Ledger:
             return state.reservations[known.number]
 
     def completed(self, run: str, round: int, purpose: str = "training") -> Reservation | None:
-        """The newest spent reservation of this release: stored bytes of its digest may be sent again for nothing."""
+        """The newest spent reservation of this release: its stored bytes may be sent again for nothing."""
         found = [
             r for r in self.reservations() if (r.run, r.round, r.purpose) == (run, round, purpose) and r.spent
         ]
@@ -300,7 +302,7 @@ class Ledger:
     def _same_events(self, known: Reservation, events: tuple[DpEvent, ...]) -> Reservation:
         if known.events != events:
             raise LedgerError(
-                f"reservation {known.number} has the same inputs digest and other events; the digest must cover the plan"
+                f"reservation {known.number} has this inputs digest and other events: it must cover the plan"
             )
         return known
 
@@ -313,6 +315,6 @@ class Ledger:
         raise BudgetExceeded(
             f"refused by this merchant's budget: spent and reserved are epsilon "
             f"{epsilon(held, policy.delta, accountant):.4g}, with this release "
-            f"{epsilon((*held, *events), policy.delta, accountant):.4g}; at most {policy.max_epsilon:g} is allowed "
+            f"{epsilon((*held, *events), policy.delta, accountant):.4g}; allowed is {policy.max_epsilon:g} "
             f"at delta {policy.delta:g}"
         )

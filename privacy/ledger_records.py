@@ -2,8 +2,9 @@
 """The ledger's records: bytes in, typed records or LedgerTampered out. No files, no locks.
 
 A line is a JSON object with sorted keys, no spaces and a final newline:
-`{"at","body","hash","kind","number","previous","version"}`; hash = SHA-256(tag || the line without "hash"), and
-`previous` is the hash of the line before, so that a changed, missing, added or moved line breaks the chain.
+`{"at","body","hash","kind","number","previous","version"}`; hash = SHA-256(tag || the line without "hash"),
+and `previous` is the hash of the line before, so that a changed, missing, added or moved line breaks the
+chain.
 """
 
 import hashlib

@@ -3,8 +3,8 @@
 
 With P = sum_j w_j N(j, sigma²), j ~ Binomial(k, q), and Q = N(0, sigma²), the loss at x is
 t(x) = log sum_j w_j exp((2jx - j²) / 2 sigma²): increasing and convex in x. Removing a unit compares P with Q
-(loss t under P), adding one compares Q with P (loss -t under Q). Opacus itself has the first direction and k = 1
-only; its formula divides by zero in log(1 - q) at q = 1 and cancels in exp(t) + q - 1 at small q.
+(loss t under P), adding one compares Q with P (loss -t under Q). Opacus itself has the first direction and k
+= 1 only; its formula divides by zero in log(1 - q) at q = 1 and cancels in exp(t) + q - 1 at small q.
 """
 
 import math
@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float64]
 class SampledGaussianLoss:
     """The loss of one step; the interface that `opacus.accountants.analysis.prv` discretises.
 
-    noise_multiplier and sample_rate are read by Opacus's RDP bound on the domain, so for a group they are those
-    of the dominating single mechanism.
+    noise_multiplier and sample_rate are read by Opacus's RDP bound on the domain, so for a group they are
+    those of the dominating single mechanism.
     """
 
     sigma: float
@@ -56,8 +56,9 @@ class SampledGaussianLoss:
         if self.rate == 1:
             return t * self.sigma**2 / self.group + self.group / 2
         floor = self.group * math.log1p(-self.rate)
-        # For one sample in closed form. sum_j w_j e^{...} of k samples lies above it, so for k > 1 it is where
-        # Newton's method starts: right of the root of a convex increasing function it converges from above.
+        # For one sample in closed form. sum_j w_j e^{...} of k samples lies above it, so for k > 1 it is
+        # where Newton's method starts: right of the root of a convex increasing function it converges from
+        # above.
         safe = np.where(t > floor, t, 1.0)
         if self.group == 1:
             with np.errstate(divide="ignore"):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian noise from a keyed stream, added to a clipped sum in one streaming pass.
 
-`secure`: AES-256 in counter mode under a key for this stream alone; 8 bytes a draw give an odd multiple of 2^-53 in
-(-1, 1), and sqrt(2) erfinv of it in float64 is the normal (inverse CDF, largest value 8.2). `fast`: torch's generator
-(Mersenne twister), for simulations.
+`secure`: AES-256 in counter mode under a key for this stream alone; 8 bytes a draw give an odd multiple of
+2^-53 in (-1, 1), and sqrt(2) erfinv of it in float64 is the normal (inverse CDF, largest value 8.2). `fast`:
+torch's generator (Mersenne twister), for simulations.
 
-Floating-point Gaussians only approximate the real-valued mechanism of the proof: their low-order bits can betray
-what they were added to (Mironov 2012). Sum and noise are added in float64 and rounded to a grid of 2^-20 of the
-deviation, which drops those bits. This is a mitigation, not a proof; noise in the integers is the proof.
+Floating-point Gaussians only approximate the real-valued mechanism of the proof: their low-order bits can
+betray what they were added to (Mironov 2012). Sum and noise are added in float64 and rounded to a grid of
+2^-20 of the deviation, which drops those bits. This is a mitigation, not a proof; noise in the integers is
+the proof.
 
 Guarantees:
 - the noise has the stated deviation
@@ -79,9 +80,9 @@ class _FastStream(NoiseStream):
 class NoiseSource:
     """One 32-byte secret from which the noise of every release is drawn, each under its own label.
 
-    In deployment take `NoiseSource.fresh()` for every answer. A key that is derived must cover everything that
-    decides the released values (data, model, plan, round): equal noise on two different sums gives their difference
-    away. `kind`: `secure` or, in simulations, `fast`.
+    In deployment take `NoiseSource.fresh()` for every answer. A key that is derived must cover everything
+    that decides the released values (data, model, plan, round): equal noise on two different sums gives their
+    difference away. `kind`: `secure` or, in simulations, `fast`.
     """
 
     def __init__(self, key: bytes, kind: Literal["secure", "fast"] = "secure") -> None:
@@ -132,7 +133,8 @@ def add_noise(
     """Gaussian noise of deviation noise_multiplier * clipping_norm on every coordinate, touched or not.
 
     out: tensors of a former call to write into, by name (float32, of the parameters' shapes); they save an
-    allocation per step and are what the result holds. Raises NoiseError for a multiplier that is not positive.
+    allocation per step and are what the result holds. Raises NoiseError for a multiplier that is not
+    positive.
     """
     if not 0 < noise_multiplier < math.inf:
         raise NoiseError(f"noise_multiplier must be positive and finite, found {noise_multiplier}")

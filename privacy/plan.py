@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One plan that builds sampling, clipping, noise and accounting events together, so that they cannot disagree.
 
-A `PrivacyRequest` says what is wanted; `calibrate` finds the smallest training noise whose total, together with the
-one-shot popularity and gate releases, stays within epsilon. A `PrivacyPlan` recomputes its own epsilon whenever it
-is made, also from what another party sent: a plan that claims less than it costs cannot exist.
+A `PrivacyRequest` says what is wanted; `calibrate` finds the smallest training noise whose total, together
+with the one-shot popularity and gate releases, stays within epsilon. A `PrivacyPlan` recomputes its own
+epsilon whenever it is made, also from what another party sent: a plan that claims less than it costs cannot
+exist.
 
 Guarantees:
 - the plan's epsilon covers popularity, every training step and the gate together
@@ -60,8 +61,8 @@ class PrivacyRequest:
     """What is wanted. Shares are of mu², the squared signal-to-noise budget that epsilon and delta allow.
 
     epsilon and delta are totals over all rounds. clipping_norm bounds one user's gradient in one step,
-    popularity_clipping_norm one user's item histogram, gate_clipping_norm one user's evaluation vector (L2 norms).
-    merchants_per_user counts for the unit `user_k` only.
+    popularity_clipping_norm one user's item histogram, gate_clipping_norm one user's evaluation vector (L2
+    norms). merchants_per_user counts for the unit `user_k` only.
     """
 
     mode: Mode | str
@@ -115,7 +116,7 @@ class PrivacyPlan:
         cost = epsilon(self.events, self.delta, self.accountant)
         if not cost <= self.epsilon * (1 + 1e-9):
             raise CalibrationError(
-                f"the plan claims epsilon {self.epsilon:.6g} but its events cost {cost:.6g} at delta {self.delta:g}; "
+                f"the plan claims epsilon {self.epsilon:.6g}, its events cost {cost:.6g} at delta {self.delta:g}; "
                 "use calibrate() to build a plan"
             )
 
@@ -207,8 +208,9 @@ class PrivacyPlan:
 def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     """The plan with the smallest training noise whose total epsilon is at most the request's.
 
-    Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by root
-    search on the accountant. Raises CalibrationError where no noise meets the request or the mode is not built.
+    Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by
+    root search on the accountant. Raises CalibrationError where no noise meets the request or the mode is not
+    built.
     """
     mode = _mode(request.mode)
     unit = _unit(request.unit, request.merchants_per_user)
@@ -249,7 +251,7 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
 
 
 def _releases_per_unit(mode: Mode, merchants: int) -> float:
-    """By how much a user of k merchants needs more noise in a one-shot release: k Gaussians, or one k times as big."""
+    """Noise factor of a one-shot release for a user of k merchants: k Gaussians, or one k times as big."""
     return float(merchants) if mode is Mode.DISTRIBUTED else math.sqrt(merchants)
 
 

@@ -104,7 +104,7 @@ class Policy:
             cost = epsilon(plan.events, self.delta, plan.accountant)
             if cost > self.max_epsilon:
                 reasons.append(
-                    f"the plan costs epsilon {cost:.4g} at delta {self.delta:g}, at most {self.max_epsilon:g} is allowed"
+                    f"the plan costs epsilon {cost:.4g} at delta {self.delta:g}, allowed is {self.max_epsilon:g}"
                 )
         if reasons:
             raise PolicyRefusal("refused by this merchant's policy: " + "; ".join(reasons))

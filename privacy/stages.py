@@ -3,8 +3,8 @@
 
     LocalUpdate ──clip──▶ ClippedUpdate ──noise──▶ NoisedUpdate ──mask──▶ MaskedUpdate ──sum──▶ Aggregate
 
-LocalUpdate and ClippedUpdate must not leave the merchant. `NoisedUpdate` may in mode `local`; in mode `distributed`
-only a `MaskedUpdate` may. Contents are never printed.
+LocalUpdate and ClippedUpdate must not leave the merchant. `NoisedUpdate` may in mode `local`; in mode
+`distributed` only a `MaskedUpdate` may. Contents are never printed.
 
 Guarantees:
 - sending an unprotected update does not type-check
@@ -67,7 +67,7 @@ class ClippedUpdate:
     clipping_norm: float
     dense: Mapping[str, "torch.Tensor"] = field(repr=False)
     rows: Mapping[str, tuple[Rows, ...]] = field(repr=False)
-    norms_B: "torch.Tensor" = field(repr=False)
+    norms_B: "torch.Tensor" = field(repr=False)  # noqa: N815
 
     @property
     def names(self) -> tuple[str, ...]:

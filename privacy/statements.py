@@ -15,7 +15,7 @@ _UNITS: Final = {
     "user_k": "one user of at most {k} merchants (all events of that user at all of them together)",
 }
 _ADVERSARIES: Final = {
-    "local": "everybody outside the merchant: the platform, all other merchants together, and whoever gets a release",
+    "local": "everybody outside the merchant: platform, all other merchants together, whoever gets a release",
     "distributed": "the platform and the tolerated number of colluding merchants, with secure aggregation on",
     "merchant": "whoever gets a release",
 }
