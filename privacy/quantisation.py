@@ -296,9 +296,7 @@ def _flat(spec: ArraySpec, array: Array) -> Array:
 
 def _integers(plan: VectorPlan, spec: ArraySpec, flat: Array) -> Array:
     if flat.size and not (int(flat.max()) <= plan.integer_bound and int(flat.min()) >= -plan.integer_bound):
-        raise ValueRefused(
-            f"{spec.name}: found an integer beyond {plan.integer_bound}; a sum could wrap around 2^64"
-        )
+        raise ValueRefused(f"{spec.name}: found an integer beyond {plan.integer_bound}; the sum could wrap")
     return flat.astype(np.int64)
 
 

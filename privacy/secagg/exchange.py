@@ -8,16 +8,19 @@ Guarantees:
 - a merchant that raises counts as dropped and the others go on
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from typing import Protocol
 
 from privacy.secagg.errors import BelowThreshold, Misbehaviour, SecAggError
+from privacy.secagg.identity import Identity
+from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.masks import Vector
 from privacy.secagg.merchant import MerchantSession, RoundTerms
 from privacy.secagg.platform import PlatformRound, PlatformSession, Sum
+from privacy.secagg.roster import Member, Roster, make_roster
 
 
 class Step(Enum):
@@ -40,6 +43,41 @@ class Carrier(Protocol):
 def deliver(step: Step, name: str, answer: Callable[[], bytes]) -> bytes | None:
     """A carrier that loses nothing."""
     return answer()
+
+
+@dataclass(frozen=True, slots=True)
+class League:
+    """A league in one process: what simulation and tests start from."""
+
+    roster: Roster
+    identities: Mapping[str, Identity]
+    stores: Mapping[str, MemoryKeyStore]
+    merchants: Mapping[str, MerchantSession]
+    platform: PlatformSession
+
+
+def make_league(
+    names: Sequence[str],
+    *,
+    run: bytes = bytes(16),
+    colluders: int | None = None,
+    min_survivors: int | None = None,
+    scale_log2: int = 20,
+    bound: float = 8.0,
+) -> League:
+    """Fresh identities, a roster with the default thresholds, memory key stores, merchants and a platform."""
+    identities = {name: Identity.generate() for name in sorted(names)}
+    roster = make_roster(
+        "in-process",
+        [Member(name, identity.public) for name, identity in identities.items()],
+        colluders=colluders,
+        min_survivors=min_survivors,
+        scale_log2=scale_log2,
+        bound=bound,
+    )
+    stores = {name: MemoryKeyStore() for name in identities}
+    merchants = {name: MerchantSession(identities[name], roster, stores[name]) for name in identities}
+    return League(roster, identities, stores, merchants, PlatformSession(roster, run))
 
 
 @dataclass(slots=True)

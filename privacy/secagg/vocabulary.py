@@ -2,8 +2,8 @@
 """What a sum still tells: an item that one merchant carries is disclosed by its row.
 
 So the shared vocabulary holds only what at least m merchants carry, counted in a secure round of its own: each
-merchant's vector is 1 where it carries an entry, and only the counts are opened. The platform learns how many merchants
-carry an entry, never which.
+merchant's vector is 1 where it carries an entry, and only the counts are opened. The platform learns how many
+merchants carry an entry, never which.
 
 Guarantees:
 - an entry carried by fewer than m merchants is not shared
@@ -51,5 +51,5 @@ def shared(
     if counts.body.size != len(candidates):
         raise ValueRefused(f"expected {len(candidates)} counts, found {counts.body.size}")
     if counts.body.size and int(counts.body.max()) > survivors:
-        raise ValueRefused(f"a count above {survivors} survivors: a merchant sent more than zeros and ones")
+        raise ValueRefused(f"a count above {survivors}: a merchant sent more than zeros and ones")
     return tuple(name for name, count in zip(candidates, counts.body, strict=True) if count >= carriers)
