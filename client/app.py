@@ -4,11 +4,16 @@
 Flower starts one process per message, with code that came from the platform. So this app holds no data, no key
 and no model: it passes the message over the worker's UNIX socket (`--node-config 'socket="/path"'`) and the
 answer back. It imports neither torch nor data.
+
+In Flower's simulation runtime, where nodes have a `partition-id` and no socket, the same worker is opened in this
+process, on the home of that number below `homes` in the run config.
 """
 
 import socket
 from collections.abc import Callable
-from typing import cast
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -16,6 +21,10 @@ from flwr.clientapp import ClientApp
 
 from client.errors import ClientError
 from client.wire import Reply, Request, Scalar, decode_reply, encode_request, receive_frame, send_frame
+
+if TYPE_CHECKING:
+    from client.runtime import Runtime
+    from client.worker import Worker
 
 ARRAYS, FIXED, CONFIG = "arrays", "fixed", "config"
 METRICS, STATISTICS, WEIGHT = "metrics", "statistics", "num-examples"
@@ -72,13 +81,32 @@ def ask_worker(path: str, request: Request) -> Reply:
         return decode_reply(receive_frame(connection))
 
 
-def _relay_over_socket(message: Message, context: Context) -> Message:
-    path = context.node_config.get("socket")
-    if not isinstance(path, str):
-        return refusal_to(message, "node_config lacks socket: start the node with --node-config 'socket=\"PATH\"'")
-    return relay(message, lambda request: ask_worker(path, request))
+def answer(message: Message, context: Context) -> Message:
+    """Answer one Flower message for this node."""
+    path, partition = context.node_config.get("socket"), context.node_config.get("partition-id")
+    homes = str(context.run_config.get("homes", ""))
+    if isinstance(path, str):
+        return relay(message, lambda request: ask_worker(path, request))
+    if partition is not None and homes:
+        return relay(message, lambda request: _worker(homes, int(partition)).answer(request))
+    return refusal_to(message, "no worker: start the node with --node-config 'socket=\"PATH\"'")
 
 
-app.train()(_relay_over_socket)
-app.query("popularity")(_relay_over_socket)
-app.query("gate")(_relay_over_socket)
+@cache
+def _worker(homes: str, partition: int) -> "Worker":
+    from client.home import open_home
+    from client.worker import Worker
+
+    return Worker(open_home(Path(homes) / f"{partition:05d}"), _runtime(homes))
+
+
+@cache
+def _runtime(homes: str) -> "Runtime":
+    from client.runtime import open_runtime, read_runtime
+
+    return open_runtime(read_runtime(Path(homes) / "runtime.json"))
+
+
+app.train()(answer)
+app.query("popularity")(answer)
+app.query("gate")(answer)

@@ -6,15 +6,16 @@ What leaves is the sum over users of (1, candidate, difference, difference squar
 `local` it carries Gaussian noise with each user's vector clipped to `gate_clipping_norm`.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
-import torch
-from models.parameters import load_shared
-from privacy.noise import NoiseSource, add_noise_to_array
 
 from client.trainer import Bench, Draws
 from client.wire import Array, Reply
 from data.samples import EvaluationSet, UserHistories
+from models.parameters import load_public
+from privacy.noise import NoiseSource, add_noise_to_array
 from privacy.plan import PrivacyPlan
 
 METRIC, VIEW = "ndcg@10", "novel"
@@ -26,7 +27,7 @@ def gate_sums(
     bench: Bench,
     own: UserHistories,
     validation: EvaluationSet,
-    arrays: dict[str, Array],
+    arrays: Mapping[str, Array],
     plan: PrivacyPlan,
     draws: Draws,
 ) -> Reply:
@@ -47,12 +48,10 @@ def gate_sums(
 def _ndcg(
     bench: Bench, own: UserHistories, validation: EvaluationSet, arrays: dict[str, Array]
 ) -> npt.NDArray[np.float64]:
-    load_shared(bench.model, bench.spec, arrays)
+    load_public(bench.model, bench.spec, arrays)
     bench.task.fit_local(bench.model, own)
-    with torch.no_grad():
-        per_user = bench.task.evaluate(bench.model, validation, ks=(10,))
-    return per_user[VIEW][METRIC]
+    return bench.task.evaluate(bench.model, validation, ks=(10,))[VIEW].per_user[METRIC]
 
 
-def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

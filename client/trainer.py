@@ -11,23 +11,24 @@ Guarantees:
 - A private answer carries no loss, no count and the weight 1.
 """
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from models.parameters import ParameterSpec, shared_arrays
-from models.task import Task
-from privacy.clipping import PerUserGradients
-from privacy.noise import NoiseSource, add_noise
 
 from client.errors import Refused
 from client.wire import Reply
 from data.samples import UserHistories
 from data.sampling import poisson_sample
+from models.parameters import ParameterSpec, shared_arrays
+from models.task import Task
+from privacy.clipping import PerUserGradients
+from privacy.noise import NoiseSource, add_noise
 from privacy.plan import PrivacyPlan
-from privacy.stages import LocalUpdate, NoisedUpdate
+from privacy.stages import LocalUpdate, NoisedUpdate, NoiseReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Bench(Protocol):
     """Where training happens: the task, its model (already holding the global weights) and the device."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task[Any]: ...
     @property
     def model(self) -> torch.nn.Module: ...
     @property
@@ -79,13 +80,17 @@ class Draws:
     sampling: bytes
     noise: bytes
 
+    @classmethod
+    def from_seed(cls, seed: str) -> "Draws":
+        """For reference models, which need no secret."""
+        digest = hashlib.sha512(f"hansa.draws/1|{seed}".encode()).digest()
+        return cls(digest[:32], digest[32:])
+
     def generator(self) -> np.random.Generator:
         return np.random.default_rng(np.frombuffer(self.sampling, dtype=np.uint32))
 
 
-def train_locally(
-    bench: Bench, own: UserHistories, plan: PrivacyPlan, config: TrainingConfig, draws: Draws
-) -> Reply:
+def train_locally(bench: Bench, own: UserHistories, config: TrainingConfig, draws: Draws) -> Reply:
     """Ordinary training: update, summed loss and examples; weighted by the number of users.
 
     Raises:
@@ -126,11 +131,11 @@ def train_privately(
     engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
     optimiser, rng, noise = _optimiser(bench, config), draws.generator(), NoiseSource(draws.noise)
     divisor = plan.sampling_rate * config.expected_users
-    receipts = []
+    receipts: list[NoiseReceipt] = []
     for step in range(plan.steps_per_round):
         drawn = poisson_sample(users, plan.sampling_rate, rng)
         negatives = bench.task.negatives(rng, bench.device)
-        with engine.record(batch_size=len(drawn)):
+        with engine.record(batch_size=len(drawn), shared=[negatives]):
             losses = _losses(bench, own, drawn, rng, negatives)
         clipped = engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
         noised = add_noise(clipped, plan.noise_multiplier, noise.stream(f"step/{step}"))
@@ -161,8 +166,7 @@ def _losses(
     negatives: torch.Tensor,
 ) -> torch.Tensor:
     batch = bench.task.batch(own, drawn, rng, bench.device)
-    with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.device.type == "cuda"):
-        return bench.task.loss_per_user(bench.model, batch, negatives)
+    return bench.task.loss_per_user(bench.model, batch, negatives)
 
 
 def _trainable(bench: Bench) -> dict[str, torch.nn.Parameter]:

@@ -24,7 +24,7 @@ MAGIC = b"HSW\x01"
 HEADER_BYTES = len(MAGIC) + 8
 MAX_FRAME_BYTES = 2**31
 Scalar = str | int | float
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Reply:
 
 
 class _Tensor(msgspec.Struct, array_like=True, frozen=True):
-    dtype: Literal["<f4", "<f8", "<i8", "<i4", "|u1"]
+    dtype: Literal["<f4"]
     shape: tuple[int, ...]
     data: bytes
 

@@ -11,26 +11,23 @@ Guarantees:
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
 import numpy as np
-import torch
-from models.errors import ModelError
-from models.parameters import ParameterSpec, load_shared
-from models.task import Task
 
 from client.answers import AnswerStore
 from client.errors import Refused
 from client.gate import gate_sums
 from client.home import Home
 from client.popularity import noisy_histogram
+from client.runtime import Runtime
 from client.trainer import Draws, TrainingConfig, train_locally, train_privately
 from client.wire import Reply, Request, encode_request
-from data.catalogue import Vocabulary
 from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
+from models.errors import ModelError
+from models.parameters import load_public
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
@@ -38,22 +35,6 @@ from privacy.policy import RoundRequest
 
 Act = Callable[[Request, PrivacyPlan], Reply]
 PURPOSE = {"train": "training", "popularity": "popularity", "gate": "gate"}
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What the workers of one process share.
-
-    Attributes:
-        durable: flush ledger and answers to disk; False in simulations only.
-    """
-
-    task: Task
-    model: torch.nn.Module
-    spec: ParameterSpec
-    vocabulary: Vocabulary
-    device: torch.device
-    durable: bool
 
 
 class Worker:
@@ -155,10 +136,11 @@ class Worker:
 
     def _train(self, request: Request, plan: PrivacyPlan) -> Reply:
         runtime, config = self._runtime, _training(request)
-        load_shared(runtime.model, runtime.spec, request.arrays)
-        runtime.task.fit_local(runtime.model, self.histories)
-        train = train_privately if plan.private else train_locally
-        return train(runtime, self.histories, plan, config, self._draws(request))
+        load_public(runtime.model, runtime.spec, request.arrays)
+        draws = self._draws(request)
+        if plan.private:
+            return train_privately(runtime, self.histories, plan, config, draws)
+        return train_locally(runtime, self.histories, config, draws)
 
     def _popularity(self, request: Request, plan: PrivacyPlan) -> Reply:
         return noisy_histogram(self.histories, self._runtime.vocabulary.size, plan, self._draws(request))

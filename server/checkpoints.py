@@ -22,11 +22,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from server.errors import CheckpointMismatch
+from server.errors import CheckpointMismatch, ServerError
 
 FORMAT = "hansa.checkpoint/1"
 KEPT = 3
-MODEL, STRATEGY = "model/", "strategy/"
+MODEL, FIXED, STRATEGY = "model/", "fixed/", "strategy/"
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 State = Mapping[str, npt.NDArray[np.generic]]
@@ -46,11 +46,18 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state of a run after `round` rounds."""
+    """The state of a run after `round` rounds.
+
+    Attributes:
+        arrays: the trained model.
+        fixed: what belongs to the model and is not trained.
+        strategy: what the strategy carries, see `strategies.state`.
+    """
 
     round: int
     config_hash: str
     arrays: Arrays
+    fixed: Arrays = field(default_factory=dict)
     strategy: State = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
 
@@ -81,10 +88,7 @@ class CheckpointFolder:
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write the checkpoint durably, then drop all but the newest few."""
-        header = _Header(FORMAT, checkpoint.round, checkpoint.config_hash, checkpoint.history)
-        tensors = {MODEL + k: np.asarray(v, order="C") for k, v in checkpoint.arrays.items()}
-        tensors |= {STRATEGY + k: np.asarray(v, order="C") for k, v in checkpoint.strategy.items()}
-        data = save(tensors, {"hansa": msgspec.json.encode(header).decode()})
+        data = _encode(checkpoint)
         self._path.mkdir(parents=True, exist_ok=True)
         final = self._path / f"round-{checkpoint.round:05d}-{_short_hash(data)}.safetensors"
         _write_durably(final, data)
@@ -115,10 +119,32 @@ class CheckpointFolder:
         return sorted(self._path.glob("round-*.safetensors"))
 
 
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint outside a run's folder, such as the starting model."""
+    _write_durably(path, _encode(checkpoint))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what `write_checkpoint` wrote; raises `ServerError`."""
+    checkpoint = _decode(path.read_bytes())
+    if checkpoint is None:
+        raise ServerError(f"{path}: expected a {FORMAT} file; prepare the run again")
+    return checkpoint
+
+
 def _read(path: Path) -> Checkpoint | None:
     data = path.read_bytes()
-    if _short_hash(data) != path.stem.rsplit("-", 1)[1]:
-        return None
+    return _decode(data) if _short_hash(data) == path.stem.rsplit("-", 1)[1] else None
+
+
+def _encode(checkpoint: Checkpoint) -> bytes:
+    header = _Header(FORMAT, checkpoint.round, checkpoint.config_hash, checkpoint.history)
+    groups = {MODEL: checkpoint.arrays, FIXED: checkpoint.fixed, STRATEGY: checkpoint.strategy}
+    tensors = {p + k: np.asarray(v, order="C") for p, group in groups.items() for k, v in group.items()}
+    return save(tensors, {"hansa": msgspec.json.encode(header).decode()})
+
+
+def _decode(data: bytes) -> Checkpoint | None:
     try:
         tensors = load(data)
         size = int.from_bytes(data[:8], "little")
@@ -130,6 +156,7 @@ def _read(path: Path) -> Checkpoint | None:
         round=header.round,
         config_hash=header.config_hash,
         arrays={k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)},
+        fixed={k.removeprefix(FIXED): v for k, v in tensors.items() if k.startswith(FIXED)},
         strategy={k.removeprefix(STRATEGY): v for k, v in tensors.items() if k.startswith(STRATEGY)},
         history=header.history,
     )

@@ -13,7 +13,7 @@ Guarantees:
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,7 +71,7 @@ def run_rounds(
     grid: CohortGrid,
     start: Checkpoint,
     config: RoundsConfig,
-    train_config: dict[str, str],
+    train_config: Mapping[str, str | int],
     checkpoints: CheckpointFolder,
     observe: Observer,
 ) -> Checkpoint:
@@ -99,7 +99,7 @@ def _one_round(
     grid: CohortGrid,
     state: Checkpoint,
     config: RoundsConfig,
-    train_config: dict[str, str],
+    train_config: Mapping[str, str | int],
 ) -> Checkpoint:
     began = time.monotonic()
     _seed_cohort_draw(config.seed, number)

@@ -6,6 +6,7 @@ value in `conf/`.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -28,10 +29,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The task and the settings of its model and of ordinary training."""
+    """The task, and its settings for each way of training it.
+
+    `popularity` names the model's array of league popularity, "" where a task has none. `private_*` are laid
+    over the ordinary ones in private runs, `centralised` in the reference run on all data.
+    """
 
     task: str = MISSING
-    options: dict[str, float] = field(default_factory=dict)
+    popularity: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    private_options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    private_training: dict[str, Any] = field(default_factory=dict)
+    centralised: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class PrivacyConfig:
     rounds: int = MISSING
     popularity_share: float = MISSING
     gate_share: float = MISSING
+    merchants_per_user: int = MISSING
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class StrategySettings:
 
     name: str = MISSING
     fraction_train: float = MISSING
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from data import complete_journey, files
-from data.catalogue import Vocabulary, build_vocabulary
+from data.catalogue import build_vocabulary
 from data.league import League
 from data.split import TimeSplit, last_weeks
 from simulation.config import DataConfig
@@ -74,7 +74,7 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
         min_merchants=config.min_merchants,
     )
     (path / "events").mkdir(parents=True, exist_ok=True)
-    vocabulary.save(path / "vocabulary.parquet")
+    vocabulary.save(vocabulary_file(path))
     merchants = tuple(_write(league, name, number, path) for number, name in enumerate(league.merchants))
     prepared = PreparedLeague(
         format=FORMAT,
@@ -92,10 +92,14 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
     return prepared
 
 
-def open_league(path: Path) -> tuple[PreparedLeague, Vocabulary]:
+def open_league(path: Path) -> PreparedLeague:
     """What `prepare` wrote."""
-    prepared = msgspec.json.decode((path / "league.json").read_bytes(), type=PreparedLeague)
-    return prepared, Vocabulary.load(path / "vocabulary.parquet")
+    return msgspec.json.decode((path / "league.json").read_bytes(), type=PreparedLeague)
+
+
+def vocabulary_file(path: Path) -> Path:
+    """Where the league's vocabulary lies."""
+    return path / "vocabulary.parquet"
 
 
 def events_file(path: Path, merchant: Merchant) -> Path:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The platform's Flower ServerApp: reads a prepared run folder and conducts the run over Flower's Grid.
+
+`league` in the run config names the folder: `run.json` (settings), `start.safetensors` (the starting model),
+`checkpoints/` (written here; a run that finds some resumes). One line says why a run failed.
+"""
+
+from pathlib import Path
+
+import msgspec
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privacy.plan import PrivacyPlan
+from server.checkpoints import Checkpoint, read_checkpoint
+from server.errors import ServerError
+from server.rounds import RoundsConfig
+from server.run import RunSettings, conduct
+from strategies.build import StrategyConfig
+from strategies.cohort import PlainCohort
+
+app = ServerApp()
+
+
+class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`run.json`: a run as plain data."""
+
+    run: str
+    config_hash: str
+    strategy: StrategyConfig
+    rounds: RoundsConfig
+    min_survivors: float
+    plan: dict[str, object]
+    training: dict[str, object]
+    popularity: str
+
+    def settings(self) -> RunSettings:
+        """The run's settings; raises `privacy.errors.PrivacyError` for a plan that does not add up."""
+        return RunSettings(
+            run=self.run,
+            config_hash=self.config_hash,
+            strategy=self.strategy,
+            rounds=self.rounds,
+            plan=PrivacyPlan.from_dict(self.plan),
+            training=self.training,
+            popularity=self.popularity,
+            aggregation="plain",
+        )
+
+
+def write_run(folder: Path, file: RunFile) -> None:
+    """Write `run.json`."""
+    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2))
+
+
+def read_run(folder: Path) -> tuple[RunFile, Checkpoint]:
+    """The run and its starting model; raises `ServerError` with the remedy."""
+    try:
+        file = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunFile)
+    except FileNotFoundError:
+        raise ServerError(
+            f"no prepared run in {str(folder)!r}: run `python simulate.py engine=ray`, which prepares and starts "
+            "one, or pass --run-config 'league=\"FOLDER\"'"
+        ) from None
+    except msgspec.MsgspecError as broken:
+        raise ServerError(f"{folder / 'run.json'}: {broken}") from None
+    return file, read_checkpoint(folder / "start.safetensors")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Conduct the run; an error ends the ServerApp, and Flower marks the run as failed."""
+    folder = Path(str(context.run_config["league"]))
+    file, start = read_run(folder)
+    cohort = PlainCohort(file.min_survivors)
+    conduct(grid, cohort, file.settings(), start, folder / "checkpoints", lambda checkpoint: None)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One federated run of a simulated league: homes, starting model, engine, rounds, and what was seen of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.runtime import RuntimeSettings
+from data.catalogue import Vocabulary
+from models.parameters import arrays_of
+from models.tasks import build_task
+from server.app import RunFile, write_run
+from server.checkpoints import Checkpoint, write_checkpoint
+from server.run import RunSettings, conduct
+from simulation.grid import InProcessGrid
+from simulation.league import PreparedLeague, vocabulary_file
+from simulation.nodes import NodesSpec, create_homes
+from simulation.pool import Executor
+from strategies.cohort import PlainCohort
+
+LEAGUE_POPULARITY = "league_log_popularity"
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """One federated run.
+
+    Attributes:
+        folder: `homes/`, `checkpoints/`, `run.json`, `start.safetensors` of this run.
+        options: of the task.
+        min_survivors: of the cohort.
+        seed: of model, homes and draws.
+    """
+
+    folder: Path
+    league: Path
+    task: str
+    options: Mapping[str, Any]
+    device: str
+    settings: RunSettings
+    min_survivors: float
+    seed: int
+
+    @property
+    def nodes(self) -> NodesSpec:
+        return NodesSpec(self.league, self.folder / "homes")
+
+
+def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:
+    """Write homes and the starting model, unless they stand already; returns the starting model."""
+    spec = federation.nodes
+    if not (federation.folder / "run.json").exists():
+        runtime = RuntimeSettings(
+            federation.task,
+            federation.options,
+            str(vocabulary_file(federation.league).resolve()),
+            federation.device,
+            durable=False,
+        )
+        create_homes(spec, league, runtime, federation.seed, _policy(federation))
+        write_checkpoint(federation.folder / "start.safetensors", starting_model(federation))
+        write_run(federation.folder, _run_file(federation))
+    return starting_model(federation)
+
+
+def federate(
+    federation: Federation, league: PreparedLeague, executor: Executor, observe: Callable[[Checkpoint], None]
+) -> Checkpoint:
+    """Run to the end over the in-process engine; goes on from the newest checkpoint in the folder."""
+    start = set_up(federation, league)
+    grid = InProcessGrid(league.names, executor)
+    cohort = PlainCohort(federation.min_survivors)
+    return conduct(grid, cohort, federation.settings, start, federation.folder / "checkpoints", observe)
+
+
+def starting_model(federation: Federation) -> Checkpoint:
+    """The model before any round: the same for the same seed, everywhere."""
+    vocabulary = Vocabulary.load(vocabulary_file(federation.league))
+    task = build_task(federation.task, federation.options, vocabulary.codes_VA)
+    model = task.build(federation.seed)
+    spec = task.spec(model)
+    return Checkpoint(
+        round=0,
+        config_hash=federation.settings.config_hash,
+        arrays=arrays_of(model, spec.shared),
+        fixed=arrays_of(model, spec.fixed),
+    )
+
+
+def _policy(federation: Federation) -> str:
+    """A simulated merchant allows what the researcher asks, and no more: its ledger and limits are real."""
+    plan = federation.settings.plan
+    limit = f"max_epsilon = {plan.epsilon!r}\ndelta = {plan.delta!r}\n" if plan.private else ""
+    return (
+        f'{limit}modes = ["{plan.mode}"]\ntasks = ["{federation.task}"]\n'
+        f"min_cohort = {federation.settings.rounds.min_merchants}\nsecure_aggregation_required = false\n"
+    )
+
+
+def _run_file(federation: Federation) -> RunFile:
+    settings = federation.settings
+    return RunFile(
+        run=settings.run,
+        config_hash=settings.config_hash,
+        strategy=settings.strategy,
+        rounds=settings.rounds,
+        min_survivors=federation.min_survivors,
+        plan=settings.plan.to_dict(),
+        training=dict(settings.training),
+        popularity=settings.popularity,
+    )

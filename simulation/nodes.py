@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The merchants' side of a simulated league: homes on disk, and the answers of their workers in one process."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from client.home import MerchantSettings, create_home, open_home
+from client.runtime import Runtime, RuntimeSettings, open_runtime, read_runtime, write_runtime
+from client.wire import Reply, Request
+from client.worker import Worker
+from simulation.league import Merchant, PreparedLeague, events_file, open_league
+from simulation.pool import Answerer, Factory
+from simulation.research import KINDS, Researcher
+
+RUNTIME = "runtime.json"
+
+
+@dataclass(frozen=True, slots=True)
+class NodesSpec:
+    """Where a process finds everything to answer for any merchant of a run.
+
+    Attributes:
+        league: folder of the prepared league.
+        homes: folder of this run's homes, one per merchant, with their common `runtime.json`.
+    """
+
+    league: Path
+    homes: Path
+
+
+def create_homes(
+    spec: NodesSpec, league: PreparedLeague, runtime: RuntimeSettings, seed: int, policy: str
+) -> None:
+    """One home per merchant; its secret follows from the seed, so that a simulation repeats itself."""
+    spec.homes.mkdir(parents=True, exist_ok=True)
+    write_runtime(spec.homes / RUNTIME, runtime)
+    for merchant in league.merchants:
+        settings = MerchantSettings(
+            name=merchant.name,
+            events=str(events_file(spec.league, merchant).resolve()),
+            train_until=league.split.train_end,
+            gate_until=league.split.valid_end,
+            max_events=league.max_events,
+        )
+        secret = hashlib.sha256(f"hansa.simulated/1|{seed}|{merchant.name}".encode()).digest()
+        create_home(home_path(spec, merchant), settings, policy, secret)
+
+
+def home_path(spec: NodesSpec, merchant: Merchant) -> Path:
+    """A merchant's home; its name never becomes a file name."""
+    return spec.homes / Path(merchant.file).stem
+
+
+def nodes(spec: NodesSpec) -> Factory:
+    """A factory for `simulation.pool`: opens the league in whatever process it is called."""
+    return partial(_open, spec)
+
+
+def _open(spec: NodesSpec) -> Answerer:
+    return _Nodes(spec).answer
+
+
+class _Nodes:
+    """Workers of one process, opened when first asked; they share one model."""
+
+    def __init__(self, spec: NodesSpec) -> None:
+        self._spec = spec
+        self._workers: dict[str, Worker] = {}
+        self._league = open_league(spec.league)
+        self._by_name = {merchant.name: merchant for merchant in self._league.merchants}
+
+    @cached_property
+    def _runtime(self) -> Runtime:
+        return open_runtime(read_runtime(self._spec.homes / RUNTIME))
+
+    @cached_property
+    def _researcher(self) -> Researcher:
+        return Researcher(self._spec.league, self._league, self._runtime)
+
+    def answer(self, merchant: str, request: Request) -> Reply:
+        found = self._by_name[merchant]
+        if request.kind in KINDS:
+            return self._researcher.answer(found, request)
+        if merchant not in self._workers:
+            self._workers[merchant] = Worker(open_home(home_path(self._spec, found)), self._runtime)
+        return self._workers[merchant].answer(request)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a researcher may ask, who owns the whole league: figures per user, and local-only models.
+
+No node answers these requests and no platform can send them: they exist in the simulation's processes alone.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from client.runtime import Runtime
+from client.trainer import Draws, TrainingConfig, train_locally
+from client.wire import Array, Reply, Request
+from data.files import load_merchant
+from data.samples import EvaluationSet, UserHistories, evaluation_set, histories, merge_histories
+from models.metrics import ViewMetrics
+from models.parameters import load_arrays, load_public, public_arrays
+from models.popularity import log_popularity, popularity_counts
+from simulation.league import Merchant, PreparedLeague, events_file
+
+KS = (10, 20)
+EVALUATE, LOCAL_ONLY, CENTRALISED = "research.evaluate", "research.local_only", "research.centralised"
+KINDS = frozenset({EVALUATE, LOCAL_ONLY, CENTRALISED})
+VALID, TEST = "valid", "test"
+
+
+class Researcher:
+    """Evaluates and trains reference models on merchants' files, in one process."""
+
+    def __init__(self, folder: Path, league: PreparedLeague, runtime: Runtime) -> None:
+        self._folder = folder
+        self._league = league
+        self._runtime = runtime
+        self.window = cache(self._window)
+        self.training = cache(self._training)
+
+    def answer(self, merchant: Merchant, request: Request) -> Reply:
+        """Figures per user of the model that was sent or of one trained from it here; or the centralised model."""
+        runtime = self._runtime
+        load_public(runtime.model, runtime.spec, request.arrays)
+        if request.kind == CENTRALISED:
+            everybody = merge_histories(self.training(each) for each in self._league.merchants)
+            self._train(everybody, request)
+            return Reply(public_arrays(runtime.model, runtime.spec), {}, weight=1)
+        if request.kind == LOCAL_ONLY:
+            self._forget_the_league(merchant, request)
+            self._train(self.training(merchant), request)
+        window = self.window(merchant, str(request.settings["window"]))
+        runtime.task.fit_local(runtime.model, window.histories)
+        return Reply(pack_views(runtime.task.evaluate(runtime.model, window, KS)), {}, weight=1)
+
+    def _train(self, own: UserHistories, request: Request) -> None:
+        config = msgspec.json.decode(str(request.settings["training"]), type=TrainingConfig)
+        for number in range(int(request.settings["rounds"])):
+            if len(own):
+                train_locally(self._runtime, own, config, Draws.from_seed(f"{request.settings['seed']}|{number}"))
+
+    def _forget_the_league(self, merchant: Merchant, request: Request) -> None:
+        """Alone, a merchant knows its own popularity in place of the league's."""
+        name = str(request.settings["popularity"])
+        if name:
+            counts = popularity_counts(self.training(merchant), self._runtime.vocabulary.size)
+            load_arrays(self._runtime.model, (name,), {name: log_popularity(counts)})
+
+    def _training(self, merchant: Merchant) -> UserHistories:
+        return histories(
+            load_merchant(str(events_file(self._folder, merchant))),
+            self._runtime.vocabulary,
+            until=self._league.split.train_end,
+            max_events=self._league.max_events,
+        )
+
+    def _window(self, merchant: Merchant, window: str) -> EvaluationSet:
+        split = self._league.split
+        cut, end = {VALID: (split.train_end, split.valid_end), TEST: (split.valid_end, split.test_end)}[window]
+        return evaluation_set(
+            load_merchant(str(events_file(self._folder, merchant))),
+            self._runtime.vocabulary,
+            cut=cut,
+            end=end,
+            max_events=self._league.max_events,
+        )
+
+
+def pack_views(views: Mapping[str, ViewMetrics]) -> dict[str, Array]:
+    """Per-user figures as float32 arrays with flat names, to travel between processes."""
+    packed: dict[str, Array] = {}
+    for view, found in views.items():
+        packed[f"{view}|users"] = found.users.astype(np.float32)
+        packed |= {f"{view}|metric|{name}": values.astype(np.float32) for name, values in found.per_user.items()}
+        packed |= {f"{view}|shown|{k}": shown.astype(np.float32) for k, shown in found.recommended.items()}
+    return packed
+
+
+def unpack_views(packed: Mapping[str, Array]) -> dict[str, ViewMetrics]:
+    """What `pack_views` packed."""
+    return {
+        view: ViewMetrics(
+            users=packed[f"{view}|users"].astype(np.int64),
+            per_user={k: v.astype(np.float64) for k, v in _under(f"{view}|metric|", packed).items()},
+            recommended={int(k): v.astype(np.bool_) for k, v in _under(f"{view}|shown|", packed).items()},
+        )
+        for view in sorted({name.split("|")[0] for name in packed})
+    }
+
+
+def _under(prefix: str, packed: Mapping[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in packed.items() if name.startswith(prefix)}
