@@ -2,7 +2,7 @@
 """A source's feed through TUF's client workflow (specification, section 5), its refusals in our words.
 
 Guarantees:
-- Every failure of `refresh` and `fetch` that the source can cause is a PullRefused that names the file.
+- Every failure that the source can cause is a refusal (PullRefused) that names the file.
 
 Assumes: one feed at a time per metadata folder (the caller holds the lock); the system clock is right.
 """

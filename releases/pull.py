@@ -118,7 +118,6 @@ def _install(folder: Path, feed: Feed, release: Release, proof: Proof, staging: 
     durable.sync(building)
     folder.parent.mkdir(exist_ok=True)
     durable.replace(building, folder)
-    folder.chmod(0o555)
 
 
 def _repair(home: Path, feed: Feed, release: Release, proof: Proof, staging: Path) -> None:
@@ -132,11 +131,9 @@ def _repair(home: Path, feed: Feed, release: Release, proof: Proof, staging: Pat
             )
     damaged = altered_names(folder, release)
     _fetch(feed, release, damaged, staging)
-    folder.chmod(0o755)
     for name in damaged:
         durable.replace(staging / name, folder / name)
     durable.write(folder / PROOF_NAME, proof.to_json(), mode=0o444)
-    folder.chmod(0o555)
 
 
 def _fetch(feed: Feed, release: Release, names: Iterable[str], folder: Path) -> None:

@@ -229,7 +229,7 @@ def test_endless_data_is_refused_within_its_bound(scene: Scene, ending: str, err
 
 
 @pytest.mark.parametrize("ending", ["timestamp.json", ".model.safetensors"])
-def test_a_trickle_ends_at_the_deadline(scene: Scene, ending: str) -> None:
+def test_a_body_that_trickles_in_ends_at_the_deadline(scene: Scene, ending: str) -> None:
     scene.platform.publish(1)
     scene.copy_platform()
     started = time.monotonic()
@@ -333,7 +333,7 @@ def test_malformed_metadata_is_refused(scene: Scene, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["timestamp.json", "2.root.json", "3.targets.json"])
-def test_whatever_a_mirror_writes_is_a_refusal(scene: Scene, name: str) -> None:
+def test_every_failure_that_the_source_can_cause_is_a_refusal_that_names_the_file(scene: Scene, name: str) -> None:
     scene.platform.publish(1)
     scene.copy_platform()
     source = "1.root.json" if name == "2.root.json" else name
@@ -345,7 +345,7 @@ def test_whatever_a_mirror_writes_is_a_refusal(scene: Scene, name: str) -> None:
         document = copy.deepcopy(original)
         mutate(document, data)
         (scene.metadata / name).write_bytes(json.dumps(document).encode())
-        with pytest.raises(PullRefused):
+        with pytest.raises(PullRefused, match=re.escape(name)):
             pull(scene.home, str(scene.mirror))
         assert installed(scene.home) == (1,)
 
@@ -382,7 +382,9 @@ def mutate(document: Any, data: st.DataObject) -> None:
         "２/card.json",
     ],
 )
-def test_path_traversal_in_a_target_name_is_refused_even_when_signed(scene: Scene, path: str) -> None:
+def test_path_traversal_or_any_target_outside_the_closed_set_of_names_is_refused_even_when_signed(
+    scene: Scene, path: str
+) -> None:
     targets = current_targets(scene)
     targets.targets[path] = TargetFile.from_data(path, b"x", ["sha256"])
     offer_targets(scene, targets, scene.platform.signers.targets[0])
@@ -538,7 +540,7 @@ def test_a_revoked_release_signer_is_refused(scene: Scene) -> None:
 # A folder as the source.
 
 
-def test_a_folder_source_reads_nothing_outside_itself(scene: Scene, tmp_path: Path) -> None:
+def test_a_folder_source_reads_regular_files_inside_the_folder_only(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_bytes((scene.metadata / "timestamp.json").read_bytes())
     (scene.metadata / "timestamp.json").unlink()
     (scene.metadata / "timestamp.json").symlink_to(tmp_path / "secret.json")

@@ -231,7 +231,15 @@ def test_legitimate_root_rotation_at_the_threshold_is_accepted(platform: Platfor
     assert pull(newcomer, platform.source).version == 2
 
 
-def test_a_root_below_the_old_threshold_takes_no_effect(platform: Platform) -> None:
+def test_a_root_takes_effect_only_with_the_thresholds_of_the_old_root_and_of_the_new_one(
+    platform: Platform,
+) -> None:
+    fresh = [SigningKey.generate() for _ in range(3)]
+    draft = rotated(platform, root=fresh)
+    for key in (None, fresh[0]):
+        draft = draft if key is None else sign_root(draft, key)
+        with pytest.raises(PublishError, match=r"root was signed by ./2 keys, as the new root demands"):
+            platform.repository().publish_root(draft)
     with pytest.raises(PublishError, match=r"root was signed by 1/2 keys, as the old root demands"):
         platform.repository().publish_root(rotated(platform, signers=1))
     assert not (platform.folder / "metadata" / "2.root.json").exists()

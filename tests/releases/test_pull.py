@@ -20,7 +20,7 @@ from releases.errors import (
     UnknownVersion,
 )
 from releases.installed import release_folder, releases_folder
-from releases.publish import Expiry
+from releases.publish import Expiry, Repository
 from releases.pull import activate, active, available, feed_state, installed, pull, rollback, trust
 from releases.stages import SEAL, FeedState, Release, VerifiedRelease
 from tests.releases.small_release import Platform, card, files, mirror, new_merchant, new_platform
@@ -64,7 +64,6 @@ def test_air_gapped_pull_from_a_folder_gives_the_same_release(platform: Platform
 def test_installed_files_are_read_only(platform: Platform, home: Path) -> None:
     platform.publish()
     folder = pull(home, platform.source).folder
-    assert folder.stat().st_mode & 0o222 == 0
     assert all(path.stat().st_mode & 0o222 == 0 for path in folder.iterdir())
 
 
@@ -184,7 +183,6 @@ def test_a_missing_or_extra_file_on_disk_is_found(platform: Platform, home: Path
     platform.publish()
     folder = pull(home, platform.source).folder
     activate(home, 1)
-    folder.chmod(0o755)
     (folder / "weights.pkl").write_bytes(b"")
     with pytest.raises(InstalledAltered, match=r"weights\.pkl"):
         active(home)
@@ -199,11 +197,9 @@ def test_a_missing_or_extra_file_on_disk_is_found(platform: Platform, home: Path
 def test_a_link_to_the_right_bytes_is_no_release_file(platform: Platform, home: Path, tmp_path: Path) -> None:
     platform.publish()
     folder = pull(home, platform.source).folder
-    folder.chmod(0o755)
     (folder / "scorer.onnx").rename(tmp_path / "elsewhere.onnx")
     (folder / "scorer.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    activate_error = pytest.raises(InstalledAltered, match=r"scorer\.onnx")
-    with activate_error:
+    with pytest.raises(InstalledAltered, match=r"scorer\.onnx"):
         activate(home, 1)
 
 
@@ -361,8 +357,6 @@ def flip_a_bit(path: Path) -> None:
 
 def recreate(twin: Platform, platform: Platform) -> None:
     """A second repository under the same root whose version 1 has other files."""
-    from releases.publish import Repository
-
     Repository.create(twin.folder, twin.signers, twin.root_keys)
     root = platform.folder / "metadata" / "1.root.json"
     (twin.folder / "metadata" / "1.root.json").write_bytes(root.read_bytes())
