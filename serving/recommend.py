@@ -119,12 +119,18 @@ def _rank(
     except Exception:  # ONNX Runtime's errors have no common base but Exception
         fallback.append("scorer_failed")
         return _by_popularity(popularity_V, mask_V, k)
-    items_K, scores_K = items_BK[0], scores_BK[0]
-    # NaN first: an index from a NaN row may be anything.
-    if not np.isfinite(scores_K).all() or not np.isfinite(mask_V[items_K]).all():
+    if not _is_sound(items_BK, scores_BK, mask_V, k):
         fallback.append("scorer_failed")
         return _by_popularity(popularity_V, mask_V, k)
-    return items_K, scores_K
+    return items_BK[0], scores_BK[0]
+
+
+def _is_sound(items_BK: Ints, scores_BK: Floats, mask_V: Floats, k: int) -> bool:
+    """Whether a scorer's answer is k allowed items with finite scores."""
+    if items_BK.shape != (1, k) or scores_BK.shape != (1, k) or not np.isfinite(scores_BK).all():
+        return False
+    in_range = items_BK.min() >= 1 and items_BK.max() < mask_V.size
+    return bool(in_range and np.isfinite(mask_V[items_BK]).all())
 
 
 def _by_popularity(popularity_V: Floats, mask_V: Floats, k: int) -> tuple[Ints, Floats]:

@@ -57,6 +57,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._look_now = asyncio.Event()
         self._seen: object = None
+        self._failure: str | None = None
         self._model: ServedModel | None = None
         self._feed: Feed = source.feed()
 
@@ -161,16 +162,21 @@ class Service:
             await self._look()
 
     async def _look(self) -> None:
-        """Load another release or local part if there is one; a failure is logged once and changes nothing."""
-        loop = asyncio.get_running_loop()
+        """Load another release or local part if there is one.
+
+        A failure changes nothing, is tried again at the next look, and is logged when it is another one.
+        """
         try:
-            model = await loop.run_in_executor(self._loader, self._load_if_changed)
-        except (ReleaseError, ServingError) as error:  # their words hold no users' data
-            log("release not loaded", level=logging.ERROR, error=error, reason=str(error))
+            model = await asyncio.get_running_loop().run_in_executor(self._loader, self._load_if_changed)
+        except Exception as error:  # whatever is wrong with a release, the old one serves on
+            self._seen = None
+            # The words of our own errors hold no users' data; those of others are not written down.
+            reason = str(error) if isinstance(error, ReleaseError | ServingError) else type(error).__name__
+            if reason != self._failure:
+                log("release not loaded", level=logging.ERROR, error=error, reason=reason)
+            self._failure = reason
             return
-        except Exception as error:  # whatever else is wrong with a release, the old one serves on
-            log("release not loaded", level=logging.ERROR, error=error)
-            return
+        self._failure = None
         if model is not None:
             self._model = model
             log(
