@@ -191,7 +191,7 @@ def quantise(
 
 
 def totals(plan: VectorPlan, vector: Vector) -> Totals:
-    """The sums that a vector (one merchant's or an opened sum) stands for. Floats are Σ weight · x / weight_bound."""
+    """The sums that a vector (one merchant's or a sum's) stands for. Floats are Σ weight · x / weight_bound."""
     if (vector.body.size, vector.tail.size) != (plan.d, plan.e):
         found = f"{vector.body.size} + {vector.tail.size}"
         raise ValueRefused(f"expected {plan.d} + {plan.e} words, found {found}")

@@ -40,16 +40,6 @@ def prove(shares: Sequence[bytes], positions: Sequence[int], opened: Collection[
     return nodes
 
 
-def proof_size(leaves: int, opened: Collection[int]) -> int:
-    """How many nodes `prove` gives."""
-    count, known = 0, set(opened)
-    while leaves > 1:
-        count += len(_missing(known, leaves))
-        known = {index // 2 for index in known}
-        leaves = (leaves + 1) // 2
-    return count
-
-
 def check_proof(
     root: bytes,
     ctx: bytes,

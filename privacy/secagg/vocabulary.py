@@ -43,8 +43,8 @@ def shared(
 ) -> tuple[str, ...]:
     """The candidates that at least `carriers` merchants carry, in the given order.
 
-    `counts` is the opened sum over `survivors` merchants. Raises ValueRefused when it cannot be such a count, or when
-    `carriers` is below 2 or above the survivors.
+    `counts` is the opened sum over `survivors` merchants. Raises ValueRefused when it cannot be such a count, or
+    when `carriers` is below 2 or above the survivors.
     """
     if not 2 <= carriers <= survivors:
         raise ValueRefused(f"expected 2 to {survivors} carriers, found {carriers}")

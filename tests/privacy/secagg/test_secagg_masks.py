@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks: AES-256-CTR, whole words, reversible; and the vector they are for."""
+
+import os
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+from privacy.secagg import masks
+from privacy.secagg.errors import ValueRefused
+from privacy.secagg.masks import Vector, apply_masks
+
+
+def keystream(seed: bytes, size: int) -> bytes:
+    """Counter mode by hand: AES of 0, 1, 2, … as 128-bit big-endian integers (NIST SP 800-38A, 6.5)."""
+    counters = b"".join(k.to_bytes(16, "big") for k in range(-(-size // 16)))
+    return Cipher(AES(seed), ECB()).encryptor().update(counters)[:size]
+
+
+@pytest.mark.parametrize(
+    ("d", "e"),
+    [(0, 0), (0, 3), (1, 0), (1, 1), (5, 2), (masks.BLOCK_SIZE // 4, 1), (masks.BLOCK_SIZE // 4 + 3, 9)],
+)
+def test_every_word_of_a_mask_is_a_whole_word_of_the_key_stream(d: int, e: int) -> None:
+    seed = os.urandom(32)
+    vector = Vector.zeros(d, e)
+    apply_masks(vector, [seed], [])
+    stream = keystream(seed, 4 * d + 8 * e)
+    body, tail = vector.views()
+    assert bytes(body) + bytes(tail) == stream
+
+
+def test_a_mask_taken_away_leaves_what_was_there_before_it_was_added() -> None:
+    rng = np.random.default_rng(1)
+    body, tail = rng.integers(0, 2**32, 70_001, dtype=np.uint32), rng.integers(0, 2**63, 5, dtype=np.uint64)
+    vector = Vector(body.copy(), tail.copy())
+    seeds = [os.urandom(32) for _ in range(4)]
+    apply_masks(vector, seeds[:2], seeds[2:])
+    assert not np.array_equal(vector.body, body)
+    apply_masks(vector, seeds[2:], seeds[:2])
+    assert np.array_equal(vector.body, body)
+    assert np.array_equal(vector.tail, tail)
+
+
+def test_a_seed_has_256_bits() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        apply_masks(Vector.zeros(1, 0), [bytes(16)], [])
+
+
+def test_vector_refuses_other_words() -> None:
+    with pytest.raises(ValueRefused, match="uint32"):
+        Vector(np.zeros(3, np.int64), np.zeros(1, np.uint64))
+    with pytest.raises(ValueRefused, match="flat"):
+        Vector(np.zeros((3, 1), np.uint32), np.zeros(1, np.uint64))
+    with pytest.raises(ValueRefused, match="bytes"):
+        Vector.from_bytes(memoryview(bytes(11)), 1, 1)
+
+
+def test_vector_never_prints_its_words() -> None:
+    assert "305419896" not in repr(Vector(np.full(3, 305419896, np.uint32), np.zeros(1, np.uint64)))
