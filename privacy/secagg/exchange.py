@@ -107,7 +107,7 @@ def set_up(
         _ask(log, carry, Step.KEM, name, partial(merchants[name].encapsulate, bundle), setup.receive_kem)
     for name, delivery in setup.deliveries().items():
         _ask(log, carry, Step.READY, name, partial(merchants[name].establish, delivery), setup.receive_ready)
-    return platform.roster.names(setup.ready)
+    return setup.established()
 
 
 def run_attempt(

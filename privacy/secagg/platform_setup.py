@@ -94,6 +94,15 @@ class EpochSetup:
         self.ready.add(message.index)
         return name
 
+    def established(self) -> tuple[str, ...]:
+        """Who is ready; BelowThreshold when too few are for any round."""
+        if len(self.ready) < self._roster.threshold:
+            needed = self._roster.threshold
+            raise BelowThreshold(
+                f"expected {needed} merchants that are ready, found {len(self.ready)}; try a new epoch"
+            )
+        return self._roster.names(self.ready)
+
     def _capsules_for(self, index: int) -> tuple[Capsule, ...]:
         capsules = []
         for sender in sorted(self._kems):

@@ -31,12 +31,20 @@ class Bench:
             name: (lambda v=vector: Vector(v.body.copy(), v.tail.copy())) for name, vector in self.vectors.items()
         }
 
-    def set_up(self, drops: Mapping[Step, set[str]] | None = None, epoch: int = 1, base: int = 1) -> tuple[str, ...]:
+    def set_up(
+        self, drops: Mapping[Step, set[str]] | None = None, epoch: int = 1, base: int = 1
+    ) -> tuple[str, ...]:
         carry = dropping(drops or {})
-        return exchange.set_up(self.league.merchants, self.league.platform, epoch=epoch, base_round=base, carry=carry)
+        return exchange.set_up(
+            self.league.merchants, self.league.platform, epoch=epoch, base_round=base, carry=carry
+        )
 
     def round(
-        self, number: int = 1, drops: Mapping[Step, set[str]] | None = None, log: Log | None = None, attempts: int = 1
+        self,
+        number: int = 1,
+        drops: Mapping[Step, set[str]] | None = None,
+        log: Log | None = None,
+        attempts: int = 1,
     ) -> Sum:
         return exchange.run_round(
             *(self.league.merchants, self.fresh(), self.league.platform),
@@ -47,6 +55,10 @@ class Bench:
             carry=dropping(drops or {}),
             log=log,
         )
+
+    def whole(self, drops: Mapping[Step, set[str]]) -> Sum:
+        self.set_up(drops)
+        return self.round(drops=drops)
 
     def expected(self, survivors: tuple[str, ...]) -> Vector:
         total = Vector.zeros(self.terms.d, self.terms.e)

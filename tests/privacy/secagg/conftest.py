@@ -56,6 +56,10 @@ class Bench:
             log=log,
         )
 
+    def whole(self, drops: Mapping[Step, set[str]]) -> Sum:
+        self.set_up(drops)
+        return self.round(drops=drops)
+
     def expected(self, survivors: tuple[str, ...]) -> Vector:
         total = Vector.zeros(self.terms.d, self.terms.e)
         for name in survivors:
