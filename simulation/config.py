@@ -96,7 +96,6 @@ class CompareConfig:
     non_private: bool = MISSING
     local_only: bool = MISSING
     centralised: bool = MISSING
-    bootstrap: int = MISSING
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ class Config:
     output: str = MISSING
     resume: bool = MISSING
     serve: bool = MISSING
+    repository: str = MISSING
 
 
 def register() -> None:

@@ -19,8 +19,6 @@ from simulation.nodes import NodesSpec, create_homes
 from simulation.pool import Executor
 from strategies.cohort import PlainCohort
 
-LEAGUE_POPULARITY = "league_log_popularity"
-
 
 @dataclass(frozen=True, slots=True)
 class Federation:
@@ -45,6 +43,19 @@ class Federation:
     @property
     def nodes(self) -> NodesSpec:
         return NodesSpec(self.league, self.folder / "homes")
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedRun:
+    """A finished federated run.
+
+    Attributes:
+        curve: ndcg@10 (novel view, validation weeks) of the rounds that were measured.
+    """
+
+    federation: Federation
+    final: Checkpoint
+    curve: Mapping[int, float]
 
 
 def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:

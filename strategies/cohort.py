@@ -131,7 +131,8 @@ class CohortGrid(Grid):
     """A Grid that answers a train exchange with one message: the mean model of the cohort.
 
     Merchants send updates (local minus global); Flower's strategies average models, so the mean update is
-    added to the model that was sent. `fixed` is what the model needs and nobody trains. `last` keeps the newest sum for metrics and logs.
+    added to the model that was sent. `fixed` is what the model needs and nobody trains: it travels beside it.
+    `last` keeps the newest sum for metrics and logs.
     """
 
     def __init__(self, inner: Grid, cohort: Cohort, statistics: Shapes, fixed: Arrays) -> None:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison at the end of a run: every method on the same users of the test weeks, in the same table."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.runtime import open_runtime, read_runtime
+from client.wire import Array
+from data.samples import EvaluationSet
+from models.baselines import evaluate_baselines
+from models.metrics import VIEWS
+from simulation import references
+from simulation.config import Config
+from simulation.federation import FederatedRun, Federation, starting_model
+from simulation.league import PreparedLeague
+from simulation.nodes import RUNTIME, nodes
+from simulation.plans import ORDINARY, PRIVATE, training, workers
+from simulation.pool import Executor, executor
+from simulation.progress import Display
+from simulation.references import PerMerchant
+from simulation.research import KS, TEST, Researcher
+from simulation.results import Measured, Persons, baseline_rows, method_row, persons_of, uplift_row
+
+LARGEST_FOR_NEIGHBOURS = 20_000  # items: the similarities are a dense matrix
+TOWER = "tower."
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows of `results.json`."""
+
+    methods: list[dict[str, Any]]
+    uplift: list[dict[str, Any]]
+
+
+def compare(
+    config: Config, folder: Path, league: PreparedLeague, runs: Mapping[str, FederatedRun], display: Display
+) -> Comparison:
+    """Measure all that `config.compare` asks for beside the federated runs."""
+    windows = _windows(folder, league, next(iter(runs.values())).federation)
+    persons = persons_of(windows)
+    measured: list[Measured] = []
+    for name, run in runs.items():
+        measured += _measure_run(config, name, run, league, display)
+    if ORDINARY in runs:
+        measured += _references(config, runs[ORDINARY], league, display)
+    methods = [method_row(method, persons, config.seed) for method in measured]
+    if config.compare.baselines and league.items <= LARGEST_FOR_NEIGHBOURS:
+        display.say("baselines: popularity, own repeats, ItemKNN …")
+        sets = [windows[name] for name in league.names]
+        found = evaluate_baselines([one.histories for one in sets], sets, league.items, KS)
+        methods = baseline_rows(found, measured[0].per_merchant, persons, config.seed) + methods
+    return Comparison(methods, _uplift(config, measured, league, persons))
+
+
+def _windows(folder: Path, league: PreparedLeague, federation: Federation) -> dict[str, EvaluationSet]:
+    runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
+    researcher = Researcher(folder / "league", league, runtime)
+    return {merchant.name: researcher.window(merchant, TEST) for merchant in league.merchants}
+
+
+def _measure_run(
+    config: Config, name: str, run: FederatedRun, league: PreparedLeague, display: Display
+) -> list[Measured]:
+    final = {**run.final.arrays, **run.final.fixed}
+    untrained = {**starting_model(run.federation).arrays, **run.final.fixed}
+    with _pool(config, run.federation) as pool:
+        found = [Measured(name, name, name == PRIVATE, _evaluate(pool, league, final, name, display))]
+        if name == ORDINARY and config.compare.baselines:
+            views = _evaluate(pool, league, _without_tower(untrained), "untrained mix", display)
+            found.append(Measured("untrained mix of repeats and popularity", "baseline", False, views))
+    return found
+
+
+def _evaluate(
+    pool: Executor, league: PreparedLeague, arrays: Mapping[str, Array], title: str, display: Display
+) -> PerMerchant:
+    with display.stage(f"measure {title.replace('_', ' ')}", len(league.merchants)) as stage:
+        return references.evaluate(pool, league.names, arrays, TEST, stage)
+
+
+def _references(config: Config, run: FederatedRun, league: PreparedLeague, display: Display) -> list[Measured]:
+    found: list[Measured] = []
+    start = {**starting_model(run.federation).arrays, **run.final.fixed}
+    settings = _reference_settings(config, run, training(config, private=False))
+    with _pool(config, run.federation) as pool:
+        if config.compare.local_only:
+            with display.stage("train local-only models", len(league.merchants)) as stage:
+                views = references.local_only(pool, league.names, start, settings, TEST, stage)
+            found.append(Measured("local_only", "local_only", False, views))
+        if config.compare.centralised:
+            display.say("train the centralised model …")
+            own = {**training(config, private=False), **config.model.centralised}
+            arrays = references.centralised(pool, league.names, start, _reference_settings(config, run, own))
+            views = _evaluate(pool, league, arrays, "centralised", display)
+            found.append(Measured("centralised", "centralised", False, views))
+    return found
+
+
+def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) -> dict[str, str | int]:
+    return {
+        "training": json.dumps(own),
+        "rounds": run.federation.settings.rounds.rounds,
+        "seed": config.seed,
+        "popularity": config.model.popularity,
+    }
+
+
+def _uplift(
+    config: Config, measured: list[Measured], league: PreparedLeague, persons: Persons
+) -> list[dict[str, Any]]:
+    by_name = {method.name: method for method in measured}
+    if "local_only" not in by_name:
+        return []
+    local = by_name["local_only"]
+    return [
+        uplift_row(by_name[name], local, view, league, persons, config.seed)
+        for name in (ORDINARY, PRIVATE)
+        if name in by_name
+        for view in VIEWS
+    ]
+
+
+def _without_tower(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The mix alone: what the model says before it has learnt anything."""
+    return {name: np.zeros_like(array) if name.startswith(TOWER) else array for name, array in arrays.items()}
+
+
+@contextmanager
+def _pool(config: Config, federation: Federation) -> Iterator[Executor]:
+    pool = executor(nodes(federation.nodes), workers(config))
+    try:
+        yield pool
+    finally:
+        pool.close()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `ray` engine: the same ServerApp and ClientApp on Flower's simulation runtime, through `flwr run`."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from server.checkpoints import Checkpoint, CheckpointFolder
+from server.errors import RunFailed, ServerError
+from simulation.federation import Federation, set_up
+from simulation.league import PreparedLeague
+
+POLL_S = 1.0
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+def run_on_flower(
+    federation: Federation, league: PreparedLeague, workers: int, observe: Callable[[Checkpoint], None]
+) -> Checkpoint:
+    """Prepare the run's folder, start `flwr run . local`, and follow its checkpoints to the end.
+
+    Raises:
+        ServerError: Flower's simulation runtime is not installed.
+        RunFailed: Flower ended without the last round's checkpoint.
+    """
+    set_up(federation, league)
+    if not (Path(sys.executable).parent / "flwr-simulation").exists():
+        raise ServerError("engine=ray needs Flower's simulation runtime: pip install 'hansa[ray]'")
+    folder = federation.folder.resolve()
+    checkpoints = CheckpointFolder(folder / "checkpoints", federation.settings.config_hash)
+    with (folder / "flower.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            _command(folder, len(league.names), workers),
+            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        seen = -1
+        while (code := process.poll()) is None:
+            seen = _observe_newer(checkpoints, seen, observe)
+            time.sleep(POLL_S)
+    _observe_newer(checkpoints, seen, observe)
+    final = checkpoints.newest()
+    if final is None or final.round < federation.settings.rounds.rounds:
+        raise RunFailed(f"flwr run ended with code {code} before the last round; see {folder / 'flower.log'}")
+    return final
+
+
+def _command(folder: Path, nodes: int, workers: int) -> list[str]:
+    config = f'league="{folder}" homes="{folder / "homes"}"'
+    federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+    return [
+        str(Path(sys.executable).parent / "flwr"),
+        *("run", ".", "local", "--stream", "--run-config", config, "--federation-config", federation),
+    ]
+
+
+def _observe_newer(checkpoints: CheckpointFolder, seen: int, observe: Callable[[Checkpoint], None]) -> int:
+    newest = checkpoints.newest()
+    if newest is None or newest.round <= seen:
+        return seen
+    observe(newest)
+    return newest.round

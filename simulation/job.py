@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job from end to end: prepare, train privately, compare, publish, verify, serve, report."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data.errors import DataError
+from models.errors import ModelError
+from privacy.errors import PrivacyError
+from releases.errors import ReleaseError
+from server.checkpoints import Checkpoint, model_hash
+from server.errors import ServerError
+from simulation.comparison import Comparison, compare
+from simulation.config import Config
+from simulation.federation import FederatedRun, Federation, federate
+from simulation.finish import Finish, release_and_serve
+from simulation.flower_runtime import run_on_flower
+from simulation.league import PreparedLeague, open_league, prepare
+from simulation.metrics_log import MetricsLog
+from simulation.nodes import nodes
+from simulation.outputs import RESULTS, config_hash, run_folder, write_json
+from simulation.plans import federations, workers
+from simulation.pool import Executor, executor
+from simulation.progress import Display, Stage
+from simulation.references import ReferenceFailed, evaluate
+from simulation.report import write_report
+from simulation.research import VALID
+from simulation.results import FORMAT, league_part, mean_ndcg, privacy_part, round_rows
+from simulation.shop_front import ServingFailed
+from simulation.tables import print_tables
+from simulation.verdicts import verdicts
+from strategies.errors import StrategyError
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+CURVE_POINTS = 4
+
+
+@dataclass(slots=True)
+class Timings:
+    """Wall seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+
+
+def run_job(config: Config, console: Console) -> int:
+    """Run the job; one line says why it failed. Returns the exit code."""
+    display = Display(console)
+    try:
+        _run(config, display)
+    except (DataError, ModelError, PrivacyError) as wrong:
+        display.say(f"[bold red]hansa:[/] {wrong}")
+        return WRONG_INPUT
+    except (ServerError, StrategyError, ReleaseError, ReferenceFailed, ServingFailed) as failed:
+        display.say(f"[bold red]hansa: the run failed:[/] {failed}")
+        return FAILED
+    return DONE
+
+
+def _run(config: Config, display: Display) -> None:
+    folder, resumed = run_folder(config, datetime.now(UTC))
+    display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
+    timings = Timings()
+    with timings.of("prepare"):
+        league = _league(config, folder)
+    display.say(
+        f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
+        f"{sum(merchant.events for merchant in league.merchants):,} events"
+    )
+    planned = federations(config, folder)
+    runs: dict[str, FederatedRun] = {}
+    with MetricsLog(folder) as log:
+        for name, federation in planned.items():
+            with timings.of(name):
+                runs[name] = _federated(config, name, federation, league, display, log)
+    with timings.of("compare"):
+        comparison = compare(config, folder, league, runs, display)
+    asked = next(iter(planned))
+    with timings.of("release"):
+        finish = release_and_serve(config, folder, league, runs[asked], comparison, display)
+    results = _results(config, league, runs, comparison, finish, timings)
+    write_report(results, folder / "report.html")
+    write_json(folder / RESULTS, results)
+    print_tables(results, display.console)
+    for sentence in results["verdicts"]:
+        display.say(f"• {sentence}")
+    display.say(f"report: {folder / 'report.html'}    model: {results['model_hash'][:16]}")
+
+
+def _league(config: Config, folder: Path) -> PreparedLeague:
+    path = folder / "league"
+    return open_league(path) if (path / "league.json").exists() else prepare(config.data, path)
+
+
+def _federated(
+    config: Config, name: str, federation: Federation, league: PreparedLeague, display: Display, log: MetricsLog
+) -> FederatedRun:
+    rounds, plan = federation.settings.rounds.rounds, federation.settings.plan
+    title = f"{name.replace('_', ' ')} (ε = {plan.epsilon:.3g})" if plan.private else name
+    pool = executor(nodes(federation.nodes), workers(config))
+    try:
+        with display.stage(title, rounds) as stage:
+            curve: dict[int, float] = {}
+            observe = _observer(name, federation, league, pool, curve, stage, log)
+            if config.engine.name == "ray":
+                final = run_on_flower(federation, league, workers(config), observe)
+            else:
+                final = federate(federation, league, pool, observe)
+    finally:
+        pool.close()
+    return FederatedRun(federation, final, curve)
+
+
+def _observer(
+    name: str,
+    federation: Federation,
+    league: PreparedLeague,
+    pool: Executor,
+    curve: dict[int, float],
+    stage: Stage,
+    log: MetricsLog,
+) -> Callable[[Checkpoint], None]:
+    rounds, plan = federation.settings.rounds.rounds, federation.settings.plan
+    every = max(1, rounds // CURVE_POINTS)
+
+    def observe(state: Checkpoint) -> None:
+        if state.round % every == 0 or state.round == rounds:
+            arrays = {**state.arrays, **state.fixed}
+            curve[state.round] = mean_ndcg(evaluate(pool, league.names, arrays, VALID, None))
+        values = {"ndcg@10_novel_valid": curve[state.round]} if state.round in curve else {}
+        if plan.private:
+            values["epsilon"] = plan.epsilon_after(state.round)
+        if state.round:
+            record = state.history[-1]
+            values |= {"survivors": record.survivors, "dropped": len(record.dropped), "wall_s": record.wall_s}
+            values |= {f"sum_{key}": value for key, value in record.statistics.items()}
+        log.round(name, state.round, values)
+        if state.round:
+            stage.advance(_detail(state, curve, plan.epsilon_after(state.round) if plan.private else None))
+
+    return observe
+
+
+def _detail(state: Checkpoint, curve: dict[int, float], epsilon: float | None) -> str:
+    record = state.history[-1]
+    parts = [f"{record.survivors} merchants"]
+    if record.failure:
+        parts = [f"failed: {record.failure[:60]}"]
+    if epsilon is not None:
+        parts.append(f"ε so far {epsilon:.2f}")
+    if curve:
+        parts.append(f"ndcg@10 novel {curve[max(curve)]:.4f} (validation)")
+    return " · ".join(parts)
+
+
+def _results(
+    config: Config,
+    league: PreparedLeague,
+    runs: dict[str, FederatedRun],
+    comparison: Comparison,
+    finish: Finish,
+    timings: Timings,
+) -> dict[str, Any]:
+    asked = next(iter(runs.values()))
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(),
+        "seed": config.seed,
+        "config_hash": config_hash(config),
+        "model_hash": model_hash({**asked.final.arrays, **asked.final.fixed}),
+        "league": league_part(league),
+        "privacy": privacy_part(asked.federation.settings.plan),
+        "methods": comparison.methods,
+        "uplift": comparison.uplift,
+        "rounds": [
+            row
+            for name, run in runs.items()
+            for row in round_rows(name, run.final, run.curve, run.federation.settings.plan, league.names)
+        ],
+        "example": finish.example,
+        "release": finish.release,
+        "timings": timings.seconds,
+    }
+    return {**results, "verdicts": list(verdicts(results))}

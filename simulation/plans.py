@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to federated runs: the run that was asked for and, beside a private one, the ordinary one."""
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, calibrate
+from server.rounds import RoundsConfig
+from server.run import RunSettings
+from simulation.config import Config
+from simulation.federation import Federation
+from simulation.outputs import config_hash
+from strategies.build import StrategyConfig
+
+ORDINARY, PRIVATE = "federated", "federated_private"
+
+
+def federations(config: Config, folder: Path) -> dict[str, Federation]:
+    """The runs by name, the asked one first.
+
+    Raises:
+        privacy.errors.CalibrationError: no noise meets the privacy settings.
+    """
+    plan = calibrate(PrivacyRequest(**_request(config)))
+    runs = {PRIVATE: _federation(config, folder, PRIVATE, plan)} if plan.private else {}
+    if not plan.private or config.compare.non_private:
+        runs[ORDINARY] = _federation(config, folder, ORDINARY, _no_privacy(config))
+    return runs
+
+
+def workers(config: Config) -> int:
+    """How many processes the engine may use."""
+    return config.engine.workers or len(os.sched_getaffinity(0))
+
+
+def training(config: Config, *, private: bool) -> dict[str, Any]:
+    """Settings of the merchants' training."""
+    return {**config.model.training, **(config.model.private_training if private else {})}
+
+
+def options(config: Config, *, private: bool) -> dict[str, Any]:
+    """Settings of the task's model."""
+    return {**config.model.options, **(config.model.private_options if private else {})}
+
+
+def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> Federation:
+    rounds = RoundsConfig(
+        rounds=plan.rounds,
+        seed=config.seed,
+        round_timeout_s=config.cohort.round_timeout_s,
+        gather_timeout_s=config.cohort.gather_timeout_s,
+        min_merchants=config.cohort.min_merchants,
+    )
+    settings = RunSettings(
+        run=f"{name}-{config_hash(config)[:12]}",
+        config_hash=config_hash(config),
+        strategy=StrategyConfig(**asdict(config.strategy)),
+        rounds=rounds,
+        plan=plan,
+        training=training(config, private=plan.private),
+        popularity=config.model.popularity,
+        aggregation="plain",
+    )
+    return Federation(
+        folder=folder / "runs" / name,
+        league=folder / "league",
+        task=config.model.task,
+        options=options(config, private=plan.private),
+        device=config.device,
+        settings=settings,
+        min_survivors=config.cohort.min_survivors,
+        seed=config.seed,
+    )
+
+
+def _request(config: Config) -> dict[str, Any]:
+    wanted = asdict(config.privacy)
+    if wanted["mode"] == Mode.NONE:
+        wanted["rounds"], wanted["steps_per_round"] = config.rounds, int(config.model.training["steps_per_round"])
+    return wanted
+
+
+def _no_privacy(config: Config) -> PrivacyPlan:
+    ordinary = replace(config.privacy, mode=Mode.NONE.value, unit="user_merchant", merchants_per_user=1)
+    return calibrate(PrivacyRequest(**_request(replace(config, privacy=ordinary))))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of the platform's part of the main job: export, gate, sign, publish; and the merchant's first pull."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from client.runtime import open_runtime, read_runtime
+from models.parameters import load_public
+from privacy.plan import PrivacyPlan
+from releases.card import Metric, ModelCard
+from releases.installed import activate
+from releases.keys import Signers, SigningKey, load_signers
+from releases.publish import Repository
+from releases.pull import pull, trust
+from releases.stages import VerifiedRelease
+from server.checkpoints import Checkpoint
+from simulation.federation import Federation
+from simulation.league import PreparedLeague, vocabulary_file
+from simulation.nodes import RUNTIME
+
+ROOT_KEYS, ROOT_THRESHOLD = 3, 2
+CARD_METRICS = ("recall@10", "ndcg@10", "hit_rate@10", "recall@20", "ndcg@20", "coverage@10")
+
+
+def open_repository(folder: Path) -> Repository:
+    """The platform's release repository below `folder`, made with fresh keys where there is none.
+
+    In a deployment the root keys never meet on one machine; a simulation has one machine.
+    """
+    keys, repository = folder / "keys", folder / "repository"
+    if repository.is_dir():
+        return Repository(repository, load_signers(keys))
+    root = [SigningKey.generate() for _ in range(ROOT_KEYS)]
+    online = {role: SigningKey.generate() for role in ("targets", "snapshot", "timestamp")}
+    for number, key in enumerate(root, start=1):
+        key.save(keys / "offline" / f"root-{number}.pem")
+    for role, key in online.items():
+        key.save(keys / f"{role}.pem")
+    signers = Signers([online["targets"]], [online["snapshot"]], [online["timestamp"]])
+    return Repository.create(repository, signers, root, root_threshold=ROOT_THRESHOLD)
+
+
+def last_model(repository: Repository, scratch: Path) -> dict[str, Any] | None:
+    """The weights of the newest release, verified as a merchant would; None where nothing is published."""
+    if not repository.versions():
+        return None
+    trust(scratch, repository.root_bytes())
+    return load(pull(scratch, str(repository.folder)).read("model.safetensors"))
+
+
+def publish(repository: Repository, federation: Federation, final: Checkpoint, card: ModelCard) -> int:
+    """Export the final model and publish it with its card; returns the release's version."""
+    runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
+    load_public(runtime.model, runtime.spec, {**final.arrays, **final.fixed})
+    exported = runtime.task.export(runtime.model)
+    files: dict[str, Path | bytes] = {
+        "model.safetensors": save({**final.arrays, **final.fixed}),
+        "scorer.onnx": exported.scorer,
+        "item_vectors.npy": exported.item_vectors,
+        "catalogue.parquet": vocabulary_file(federation.league),
+    }
+    return repository.publish(files, card)
+
+
+def model_card(
+    federation: Federation,
+    league: PreparedLeague,
+    plan: PrivacyPlan,
+    row: Mapping[str, Any],
+    limitations: tuple[str, ...],
+) -> ModelCard:
+    """The card of the final model; `row` is its row of the results' methods."""
+    metrics = tuple(
+        Metric(view=view, name=name, **found[name])
+        for view, found in row["views"].items()
+        for name in CARD_METRICS
+        if name in found and math.isfinite(found[name]["mean"])
+    )
+    return ModelCard(
+        created=datetime.now(UTC),
+        league=league.name,
+        data_licence=league.licence,
+        task=federation.task,
+        mode=str(plan.mode),  # type: ignore[arg-type]
+        unit=str(plan.unit),
+        epsilon=plan.epsilon if plan.private else None,
+        delta=plan.delta if plan.private else None,
+        accountant=plan.accountant,
+        privacy_statement=plan.statement,
+        rounds=federation.settings.rounds.rounds,
+        merchants=len(league.merchants),
+        items=league.items,
+        config_hash=federation.settings.config_hash,
+        code_hash=code_hash(),
+        metrics=metrics,
+        limitations=limitations,
+    )
+
+
+def code_hash() -> str:
+    """SHA-256 over the app's Python files, names and bytes in the order of names."""
+    root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256(b"hansa.code/1")
+    rooms = ("client", "data", "models", "privacy", "releases", "server", "simulation", "strategies")
+    for path in sorted(file for room in rooms for file in (root / room).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def install(home: Path, repository: Repository) -> VerifiedRelease:
+    """What a merchant does: pin the root, pull, verify, activate."""
+    trust(home, repository.root_bytes())
+    release = pull(home, str(repository.folder))
+    return activate(home, release.version)
