@@ -141,7 +141,7 @@ def _check_vectors(path: Path) -> int:
     """V, from float32 vectors [V+1, d] in C order."""
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy evaluates the header's text: TokenError, SyntaxError, ValueError and more
         raise _broken(path.name, "a plain numpy array", f"{error}") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.dtype("<f4") or vectors.ndim != 2:
         raise _broken(path.name, "float32 [V+1, d]", _described(vectors))

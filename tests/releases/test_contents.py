@@ -7,17 +7,19 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from releases import contents
 from releases.errors import ContentError
-from tests.releases.small_release import card, files
+from releases.pull import pull
+from tests.releases.small_release import card, files, new_merchant, new_platform
 
 
 @pytest.fixture
@@ -161,6 +163,7 @@ def test_sizes_are_bounded() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(name="item_vectors.npy", position=25, byte=40)  # an open bracket in the header
 @given(
     name=st.sampled_from(sorted(contents.PAYLOAD_NAMES)), position=st.integers(0, 10**6), byte=st.integers(0, 255)
 )
@@ -173,3 +176,21 @@ def test_any_byte_changed_raises_nothing_but_a_content_error(
     write(folder, files() | {name: bytes(data)})
     with contextlib.suppress(ContentError):
         contents.check_folder(folder, 1)
+
+
+def test_nothing_pickled_is_ever_read_for_every_array_is_loaded_with_allow_pickle_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = new_platform(tmp_path)
+    home = new_merchant(tmp_path, platform)
+    allowed = []
+    real = np.load
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        allowed.append(options["allow_pickle"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", watched)
+    platform.publish()
+    pull(home, platform.source).item_vectors()
+    assert allowed == [False, False, False]
