@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--token-file", type=Path, default=None, help="file with the token that clients must send")
     parser.add_argument(
-        "--max-events-per-user", type=int, default=200, help="a user's most recent purchases that are scored"
+        "--max-events-per-user", type=int, default=512, help="a user's most recent purchases that are scored"
     )
     parser.add_argument(
         "--retention-days",

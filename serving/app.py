@@ -185,7 +185,7 @@ class App:
                 model_version=model.version,
                 release_age_s=round(age_s, 1),
                 stale=self.service.is_stale(age_s),
-                local_part=model.popularity is not None,
+                local_part=model.has_local_part,
                 items=model.catalogue.n_items,
             )
         )

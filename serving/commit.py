@@ -65,7 +65,6 @@ class GroupCommit:
     async def _write(self) -> None:
         try:
             while self._pending:
-                await asyncio.sleep(0)  # the rest of this tick's requests join
                 group, self._pending = self._pending, []
                 await self._commit(group)
         finally:

@@ -3,6 +3,7 @@
 
 Training writes `home/local.safetensors` with `merchant_log_popularity` float32 [V+1]. Row i means item i
 of one catalogue: the file's metadata may carry `catalogue_digest`, and then it must be the release's.
+Where there is no local part, the league's public log-popularity of the release stands in.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 
 from serving.catalogue import Catalogue
-from serving.errors import LocalPartUnusable
+from serving.errors import LocalPartUnusable, ReleaseUnusable
 
 TENSOR = "merchant_log_popularity"
+LEAGUE_TENSOR = "league_log_popularity"
 
 
 def read_local_part(path: Path, catalogue: Catalogue) -> npt.NDArray[np.float32] | None:
@@ -50,3 +53,28 @@ def read_local_part(path: Path, catalogue: Catalogue) -> npt.NDArray[np.float32]
     whole: npt.NDArray[np.float32] = np.ascontiguousarray(popularity)
     whole[0] = 0.0
     return whole
+
+
+def read_league_popularity(weights: bytes, catalogue: Catalogue) -> npt.NDArray[np.float32]:
+    """The league's public log-popularity, float32 [V+1], from the bytes of `model.safetensors`; zeros if absent.
+
+    Raises:
+        ReleaseUnusable: no safetensors, or a popularity of another shape or with NaN or infinity.
+    """
+    try:
+        popularity = load(weights).get(LEAGUE_TENSOR)
+    except SafetensorError as error:
+        raise ReleaseUnusable(
+            f"model.safetensors: expected safetensors, found: {error}; pull another release"
+        ) from error
+    expected = (catalogue.n_items + 1,)
+    if popularity is None:
+        return np.zeros(expected, np.float32)
+    if popularity.shape != expected or popularity.dtype != np.float32 or not np.isfinite(popularity[1:]).all():
+        raise ReleaseUnusable(
+            f"model.safetensors: {LEAGUE_TENSOR}: expected finite float32 {expected}, "
+            f"found {popularity.dtype} {popularity.shape}; pull another release"
+        )
+    league: npt.NDArray[np.float32] = popularity.copy()
+    league[0] = 0.0
+    return league

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from serving.catalogue import Catalogue, read_catalogue
 from serving.errors import LocalPartUnusable, ReleaseUnusable
-from serving.local_part import read_local_part
+from serving.local_part import read_league_popularity, read_local_part
 from serving.scorer import Scorer
 from serving.source import Release
 
@@ -33,7 +33,9 @@ class ServedModel:
     catalogue: Catalogue
     scorer: Scorer
     item_vectors: Floats
-    popularity: Floats | None
+    popularity: Floats
+    """float32 [V+1]: the merchant's where there is a local part, else the league's."""
+    has_local_part: bool
     local_problem: str | None
     """Why there is no local part, when there should be one."""
 
@@ -53,13 +55,14 @@ def load_model(release: Release, local_path: Path) -> ServedModel:
         catalogue = read_catalogue(release.read("catalogue.parquet"))
         vectors = _unit_vectors(release.read("item_vectors.npy"), catalogue.n_items + 1)
         scorer = Scorer(release.read("scorer.onnx"))
+        league = read_league_popularity(release.read("model.safetensors"), catalogue)
     except (OSError, ValueError) as error:
         raise ReleaseUnusable(
             f"release {release.version}: expected readable files, found: {error}; pull another release"
         ) from error
-    popularity, problem = None, None
+    local, problem = None, None
     try:
-        popularity = read_local_part(local_path, catalogue)
+        local = read_local_part(local_path, catalogue)
     except LocalPartUnusable as error:
         problem = str(error)
     model = ServedModel(
@@ -67,7 +70,8 @@ def load_model(release: Release, local_path: Path) -> ServedModel:
         catalogue=catalogue,
         scorer=scorer,
         item_vectors=vectors,
-        popularity=popularity,
+        popularity=league if local is None else local,
+        has_local_part=local is not None,
         local_problem=problem,
     )
     _warm(model)
@@ -92,14 +96,15 @@ def _unit_vectors(data: bytes, n_rows: int) -> Floats:
 def _warm(model: ServedModel) -> None:
     """Score a few lengths, so that the first request pays for no allocation, and look at the answer."""
     n_items = model.catalogue.n_items
-    popularity = model.popularity if model.popularity is not None else np.zeros(n_items + 1, np.float32)
     mask = np.zeros((1, n_items + 1), np.float32)
     mask[0, 0] = -np.inf
     k = min(10, n_items)
     for length in (1, 8, 64):
         history = np.minimum(np.arange(1, length + 1, dtype=np.int64)[None], n_items)
         try:
-            items, scores = model.scorer.score(history, np.ones((1, length), np.float32), popularity, mask, k)
+            items, scores = model.scorer.score(
+                history, np.ones((1, length), np.float32), model.popularity, mask, k
+            )
         except Exception as error:  # ONNX Runtime's errors have no common base but Exception
             raise ReleaseUnusable(
                 f"release {model.version}: expected the scorer to run, found: {error}; pull another release"

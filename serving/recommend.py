@@ -2,10 +2,9 @@
 """One recommendation: history and filters in, ranked items with reasons out. Pure: no clock, no files.
 
 Purchases are scored, as in training. Fallbacks are defined and labelled. `no_purchases`: views, wishes
-and carts stand in for purchases. `cold_user`: no event of the history is of a known item, so the
-ranking is by the merchant's popularity (without a local part: by what the scorer says of an empty
-history). `no_local_part`: the merchant's popularity is taken as equal for all items. `scorer_failed`:
-the scorer raised or gave no finite numbers, so the ranking is by the merchant's popularity.
+and carts stand in for purchases. `no_local_part`: the league's popularity stands in for the merchant's.
+`cold_user`: no event of the history is of a known item, so the ranking is by popularity. `scorer_failed`:
+the scorer raised or gave no sound answer, so the ranking is by popularity.
 
 Guarantees:
     nothing that a filter forbids is recommended
@@ -105,15 +104,11 @@ def _rank(
     model: ServedModel, history_L: Ints, age_days_L: Floats, mask_V: Floats, k: int, fallback: list[Fallback]
 ) -> tuple[Ints, Floats]:
     popularity_V = model.popularity
-    if popularity_V is None:
+    if not model.has_local_part:
         fallback.append("no_local_part")
     if not history_L.size:
         fallback.append("cold_user")
-        if popularity_V is not None:
-            return _by_popularity(popularity_V, mask_V, k)
-        history_L, age_days_L = np.zeros(1, np.int64), np.zeros(1, np.float32)
-    if popularity_V is None:
-        popularity_V = np.zeros(mask_V.size, np.float32)
+        return _by_popularity(popularity_V, mask_V, k)
     try:
         items_BK, scores_BK = model.scorer.score(history_L[None], age_days_L[None], popularity_V, mask_V[None], k)
     except Exception:  # ONNX Runtime's errors have no common base but Exception

@@ -183,7 +183,7 @@ class Service:
                 "release loaded",
                 model_version=model.version,
                 items=model.catalogue.n_items,
-                local_part=model.popularity is not None,
+                local_part=model.has_local_part,
                 local_problem=model.local_problem,
             )
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from releases.keys import Signers, SigningKey
 from releases.publish import Repository
@@ -68,10 +66,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     key = SigningKey.generate
     signers = Signers(targets=(key(),), snapshot=(key(),), timestamp=(key(),))
     made = Repository.create(tmp_path_factory.mktemp("r") / "repository", signers, (key(),), root_threshold=1)
-    weights = tmp_path_factory.mktemp("w") / "model.safetensors"
-    save_file({"weights": np.zeros(1, np.float32)}, weights)
     for seed in (0, 1):
-        made.publish({**payload(vectors=vectors_for(seed=seed)), "model.safetensors": weights}, card())
+        made.publish(payload(vectors=vectors_for(seed=seed)), card())
     return made
 
 

@@ -15,7 +15,7 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 from pyarrow import parquet
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from releases.card import ModelCard
 from releases.errors import NotInstalled
@@ -129,6 +129,7 @@ def payload(
         "scorer.onnx": scorer_bytes(vectors, broken=broken, broken_at=broken_at),
         "item_vectors.npy": stream.getvalue(),
         "catalogue.parquet": sink.getvalue(),
+        "model.safetensors": save({"league_log_popularity": popularity_for(n_items)[::-1].copy()}),
     }
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save
 
+from models.export import ScorerParts, build_scorer
 from serving.errors import LocalPartUnusable, ReleaseUnusable
 from serving.local_part import read_local_part
 from serving.messages import Filters
 from serving.model import load_model
-from serving.recommend import filter_mask
+from serving.recommend import filter_mask, recommend
 from serving.window import Entry, History
 from tests.serving.drivers import Client
 from tests.serving.small import (
@@ -56,6 +58,8 @@ def test_a_release_that_cant_score_is_refused_before_it_serves(home: Path, files
         ({"item_vectors.npy": npy(np.full((N_ITEMS + 1, 2), np.nan, np.float32))}, "finite"),
         ({"item_vectors.npy": npy(np.asarray([{}], object))}, "expected readable files"),
         ({"catalogue.parquet": b"no table"}, "expected readable files"),
+        ({"model.safetensors": b"no weights"}, "expected safetensors"),
+        ({"model.safetensors": save({"league_log_popularity": popularity_for(3)})}, "expected finite float32"),
     ]
     for change, words in wrong:
         with pytest.raises(ReleaseUnusable, match=words):
@@ -81,7 +85,7 @@ def test_a_local_part_of_another_catalogue_or_with_wrong_numbers_is_refused(
         read_local_part(path, catalogue)
     path.write_bytes(b"rubbish")
     model = load_model(release, path)
-    assert model.popularity is None
+    assert not model.has_local_part
     assert "safetensors" in (model.local_problem or "")
 
 
@@ -161,3 +165,27 @@ def test_a_new_local_part_is_read_without_a_restart(connect: Callable[..., Clien
     while client.recommend(user_id="nobody", k=1)["items"][0]["item_id"] != best:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_the_scorer_that_the_models_room_exports_is_served(home: Path, files: dict[str, bytes]) -> None:
+    vectors = vectors_for()
+    parts = ScorerParts(
+        item_vectors=vectors,
+        mixing=(1.0, 1.0, 2.0, 1.0),
+        prior_events=3.0,
+        history_half_life_days=150.0,
+        repeat_half_life_days=28.0,
+        repeat_smoothing=0.05,
+    )
+    model = load_model(MemoryRelease(1, {**files, "scorer.onnx": build_scorer(parts)}), home / "local.safetensors")
+    history = History([Entry(0, item_id(3), 1), Entry(1, item_id(9), 2)], [])
+    ranking = recommend(model, history, Filters(), k=N_ITEMS, reasons=1, now_us=86_400_000_000 * 10)
+    assert ranking.fallback == []
+    weights = 0.5 ** (np.asarray([10.0, 10.0]) / 150.0)
+    user = weights @ vectors[[3, 9]] / (weights.sum() + 3.0)
+    expected = vectors @ user + popularity_for()
+    repeat = 2.0 * np.log1p(1 / 0.05) + np.log1p(0.5 ** (10.0 / 28.0) / 0.05)
+    expected[[3, 9]] += repeat
+    order = 1 + np.argsort(-expected[1:], kind="stable")
+    assert [item.item_id for item in ranking.items] == [item_id(i) for i in order]
+    np.testing.assert_allclose([item.score for item in ranking.items], expected[order], rtol=1e-4)
