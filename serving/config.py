@@ -32,7 +32,10 @@ class ServingConfig:
     max_users: int = 50_000
     """Users whose history is kept in memory; all others are read from the log when asked for."""
     max_events_per_user: int = 512
-    """As many purchases as conf/data bounds a user to, so that own repeats count as they did in evaluation. Older ones stay in the log for training."""
+    """As many purchases as conf/data bounds a user to, so that own repeats count as they did in evaluation.
+
+    Older ones stay in the log for training.
+    """
     max_hot_events: int = 1_000_000
     """All users together: about 200 bytes an event, so some 200 MB at worst."""
     max_pending_events: int = 20_000
