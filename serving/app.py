@@ -7,7 +7,7 @@ a web page in somebody's browser can't ask; elsewhere every request needs the to
 
 Guarantees:
     whatever a client sends, the answer is a problem and never a 500
-    a user's answer depends on that user's events and no other's
+    other users' histories cannot be read
 """
 
 from __future__ import annotations
