@@ -54,8 +54,8 @@ _WRONG_CALL: Final = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one command; prints its report and returns the exit code. Raises nothing for wrong input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command (default: the process's own arguments); prints its report and returns the exit code. Raises nothing for wrong input."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
@@ -290,4 +290,4 @@ def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
