@@ -55,7 +55,7 @@ _WRONG_CALL: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command (default: the process's own arguments); prints its report and returns the exit code. Raises nothing for wrong input."""
+    """Run one command (default: the process's arguments), print its report and return the exit code."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
