@@ -278,6 +278,14 @@ def _rdp_epsilon(composed: _Composed, delta: float) -> float:
     return max(0.0, float(eps))
 
 
+def _half_width(composed: _Composed, delta_error: float, eps_error: float) -> float:
+    """Beyond this loss the total has mass below delta_error (Gopi et al. 2021, Remark 5.6, by RDP)."""
+    total = sum(count for _, count in composed)
+    whole = _rdp_epsilon(composed, delta_error / 4)
+    each = [_rdp_epsilon(((mechanism, 1),), delta_error / (8 * total)) for mechanism, _ in composed]
+    return max(whole, *each, eps_error) + 3
+
+
 def _prv_epsilon(composed: _Composed, delta: float, eps_error: float, add: bool) -> float:
     """Upper bound by PRV composition in one direction of adjacency (Gopi et al. 2021, Thm 5.5)."""
     from opacus.accountants.analysis import prv
@@ -289,7 +297,7 @@ def _prv_epsilon(composed: _Composed, delta: float, eps_error: float, add: bool)
     counts = [count for _, count in composed]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of RDP orders and of quadrature at the edge of the support
-        half_width = prv.compute_safe_domain_size(losses, counts, eps_error, delta_error)
+        half_width = _half_width(composed, delta_error, eps_error)
         mesh = eps_error / math.sqrt(sum(counts) * math.log(12 / delta_error) / 2)
         domain = prv.Domain.create_aligned(-half_width, half_width, mesh)
         parts = [

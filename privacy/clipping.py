@@ -75,9 +75,11 @@ class PerUserGradients:
         """Record how the parameters are used, for one batch of `batch_size` users.
 
         shared: integer tensors that all users share, such as sampled negatives. They must be drawn
-        independently of the users' data. Lookups by them need no batch dimension and cost no memory per user.
+        independently of the users' data. Lookups by them (or by integers made from them, from buffers or from
+        nothing, as arange is) need no batch dimension and cost no memory per user.
         """
-        self._recorder = Recorder(self.parameters, batch_size, shared)
+        public = (*self.model.buffers(), *self.model.parameters())
+        self._recorder = Recorder(self.parameters, batch_size, shared, public)
         with self._recorder:
             yield
 
@@ -191,7 +193,8 @@ def _refuse_mixed_users(losses_B: Tensor, uses: Sequence[Use]) -> None:
             losses_B, [use.output for use in uses], keep_B, retain_graph=True, allow_unused=True
         )
         for use, grad in zip(uses, grads, strict=True):
-            if grad is not None and bool((grad[keep_B == 0] != 0).any()):
+            other = None if grad is None else grad[keep_B == 0]
+            if other is not None and bool((torch.isfinite(other) & (other != 0)).any()):
                 raise UsersNotIndependent(
                     f"the gradient at {use.where} of one user depends on another user's loss (in-batch negatives, "
                     "batch statistics, a lookup without batch dimension?): clipping would bound nothing. Draw "

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-__all__ = ["ELEMENTWISE", "METADATA", "SHARED_INTEGERS", "UNARY"]
+__all__ = ["ELEMENTWISE", "GIVES_ROWS_TO_USERS", "METADATA", "UNARY"]
 
 # fmt: off
 # Reading these says nothing about the gradient, or cuts it.
@@ -11,15 +11,13 @@ METADATA: Final = frozenset({
     "shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu",
     "is_sparse", "is_leaf", "is_nested", "is_quantized", "is_inference", "is_floating_point", "is_complex",
     "is_contiguous", "is_same_size", "requires_grad", "grad", "grad_fn", "names", "size", "dim", "numel",
-    "nelement",    "stride", "storage_offset", "element_size", "itemsize", "nbytes", "get_device", "type", "_version",
-    "untyped_storage", "data_ptr", "__len__", "__repr__", "__hash__", "__format__", "detach", "data",
+    "nelement", "stride", "storage_offset", "element_size", "itemsize", "nbytes", "get_device", "type",
+    "_version", "untyped_storage", "data_ptr", "__len__", "__repr__", "__hash__", "__format__", "detach", "data",
     "item", "tolist", "numpy",
 })
-# An integer tensor stays shared by all users through these.
-SHARED_INTEGERS: Final = frozenset({
-    "__getitem__", "index_select", "select", "view", "reshape", "flatten", "squeeze", "unsqueeze", "long", "int",
-    "to",    "T", "t", "mT", "transpose", "permute", "contiguous", "clone", "unbind", "remainder", "clamp",
-    "__add__", "__radd__", "add", "__sub__", "sub",
+# What these give may have a row per user.
+GIVES_ROWS_TO_USERS: Final = frozenset({
+    "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile",
 })
 # A small parameter beside a batch-first tensor or a number.
 ELEMENTWISE: Final = frozenset({

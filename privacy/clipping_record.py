@@ -9,7 +9,7 @@ gradient can only come from remembered uses, whichever module or function used i
 Shapes: B users, S positions, N shared vectors, J table rows summed into one shared vector, D width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from privacy.clipping_functions import ELEMENTWISE, METADATA, SHARED_INTEGERS, UNARY
+from privacy.clipping_functions import ELEMENTWISE, GIVES_ROWS_TO_USERS, METADATA, UNARY
 from privacy.clipping_uses import LinearUse, NormUse, RowsUse, ScoresUse, SharedVectors, Spread, SpreadUse, Use
 from privacy.errors import ClippingError, UnsupportedUse
 
@@ -34,7 +34,13 @@ def _name(function: Callable[..., Any]) -> str:
 class Recorder(TorchFunctionMode):
     """Records one forward pass over `batch_size` users. Raises UnsupportedUse at the use that it cannot count."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], batch_size: int, shared: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        batch_size: int,
+        shared: Sequence[Tensor],
+        public: Iterable[Tensor],
+    ) -> None:
         super().__init__()
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
             raise ClippingError(f"batch_size must be the number of users >= 0, found {batch_size!r}")
@@ -43,7 +49,7 @@ class Recorder(TorchFunctionMode):
         self.active = True
         self._parameters = {id(p): name for name, p in parameters.items()}
         self._tagged: dict[int, SharedVectors | Spread] = {}  # by id of the tensor that the tag holds
-        self._shared = {id(t): t for t in shared}
+        self._public = {id(t): t for t in (*public, *shared)}
 
     def __exit__(self, *exception: Any) -> None:
         self.active = False
@@ -60,8 +66,7 @@ class Recorder(TorchFunctionMode):
         watched = self._watched(args, kwargs)
         if not watched:
             out = func(*args, **kwargs)
-            if self._shared:
-                self._keep_shared(_name(func), args, kwargs, out)
+            self._keep_public(_name(func), args, kwargs, out)
             return out
         name = _name(func)
         if name in METADATA or not torch.is_grad_enabled():
@@ -90,18 +95,18 @@ class Recorder(TorchFunctionMode):
                         found.append(self._tagged[id(item)].name)
         return found
 
-    def _keep_shared(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Integers got from shared integers are shared, unless a tensor with a row per user takes part."""
+    def _keep_public(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """What is made from public tensors alone is public; not once it is given a row per user."""
+        if name in GIVES_ROWS_TO_USERS:
+            return
         tensors = [a for v in (*args, *kwargs.values()) for a in (v if isinstance(v, (list, tuple)) else (v,))]
         tensors = [t for t in tensors if isinstance(t, Tensor)]
-        if name not in SHARED_INTEGERS or not any(id(t) in self._shared for t in tensors):
-            return
-        others = [t for t in tensors if id(t) not in self._shared]
-        if any(t.ndim > 0 and t.shape[0] == self.batch_size for t in others):
-            return
-        for result in out if isinstance(out, (list, tuple)) else (out,):
-            if isinstance(result, Tensor) and not result.is_floating_point():
-                self._shared[id(result)] = result
+        if (tensors or name == "arange") and all(id(t) in self._public for t in tensors):
+            for result in out if isinstance(out, (list, tuple)) else (out,):
+                if isinstance(result, Tensor):
+                    self._public[id(result)] = result
+        elif name.startswith(("__i", "__set")) or (name.endswith("_") and not name.endswith("__")):
+            self._public.pop(id(args[0]), None)  # changed in place by what is not public
 
     def _refused(self, function: str, name: str, why: str = "") -> UnsupportedUse:
         return UnsupportedUse(
@@ -153,7 +158,7 @@ class Recorder(TorchFunctionMode):
         values = functional.embedding(input, weight.detach())
         if padding_idx is not None and padding_idx < 0:
             padding_idx += weight.shape[0]
-        if id(input) in self._shared:
+        if id(input) in self._public:
             return self._tag(SharedVectors(name, values, ((name, input.unsqueeze(-1), 1.0, padding_idx),)))
         if not self._batch_first(input):
             raise self._refused(
@@ -288,6 +293,13 @@ class Recorder(TorchFunctionMode):
     def _elementwise(self, func: Callable[..., Any], name: str, a: Any, b: Any, **kwargs: Any) -> Tensor:
         tags = [self._tagged.get(id(v)) for v in (a, b)]
         if any(isinstance(tag, SharedVectors) for tag in tags):
+            if any(self._batch_first(v) and v.ndim > s.value.ndim for v, s in ((a, tags[1]), (b, tags[0])) if s):
+                own = [
+                    self._on_expand(name, v, *other.shape) if isinstance(tag, SharedVectors) else v
+                    for v, other, tag in ((a, b, tags[0]), (b, a, tags[1]))
+                ]
+                out: Tensor = func(*own, **kwargs)  # such as positions: every user gets them as their own
+                return out
             return self._tag(self._combine_shared(name, a, b, kwargs))
         values = []
         for value, other in ((a, b), (b, a)):
@@ -302,7 +314,7 @@ class Recorder(TorchFunctionMode):
                 )
             else:
                 values.append(spread.value)
-        out: Tensor = func(*values, **kwargs)
+        out = func(*values, **kwargs)
         spreads = [s for s in (self._spread(a), self._spread(b)) if s is not None]
         if self._batch_first(a) or self._batch_first(b):
             return out
@@ -346,7 +358,16 @@ class Recorder(TorchFunctionMode):
     def _combine_shared(self, name: str, a: Any, b: Any, kwargs: Mapping[str, Any]) -> SharedVectors:
         tags = [t for t in (self._tagged.get(id(a)), self._tagged.get(id(b))) if isinstance(t, SharedVectors)]
         other = b if self._tagged.get(id(a)) is tags[0] else a
-        out = tags[0].combined(name.strip("_"), tags[1] if len(tags) == 2 else other) if not kwargs else None
+        known = len(tags) == 2 or not isinstance(other, Tensor) or id(other) in self._public
+        out = (
+            tags[0].combined(name.strip("_"), tags[1] if len(tags) == 2 else other)
+            if known and not kwargs
+            else None
+        )
         if out is None:
-            raise self._refused(name, tags[0].name, "shared vectors may be added and scaled by plain numbers only")
+            raise self._refused(
+                name,
+                tags[0].name,
+                "shared vectors may be added to each other and to public ones, and scaled by numbers",
+            )
         return out

@@ -21,6 +21,11 @@ __all__ = ["LinearUse", "NormUse", "RowsUse", "ScoresUse", "SharedVectors", "Spr
 Term = tuple[str, Tensor, float, int | None]
 
 
+def _positions(x: Tensor) -> Tensor:
+    """[B, ..., D] as [B, S, D]."""
+    return x.unsqueeze(1) if x.ndim == 2 else x.flatten(1, -2)
+
+
 class Use(ABC):
     """One use: `output` is where the gradient is taken, `grad` what it was."""
 
@@ -73,7 +78,7 @@ class RowsUse(Use):
         size = self._index.shape[0]
         row = self._index.reshape(-1).long()
         user = torch.arange(size, device=row.device).repeat_interleave(row.numel() // size)
-        values = self.gradient.reshape(row.numel(), -1)
+        values = self.gradient.reshape(row.numel(), self.output.shape[-1])
         if self._padding is not None:
             real = (row != self._padding).nonzero()[:, 0]
             user, row, values = user[real], row[real], values[real]
@@ -96,14 +101,12 @@ class LinearUse(Use):
 
     def rows_and_columns(self) -> tuple[Tensor, Tensor]:
         """What the weight's gradient is summed from: rows [B, S, first size], columns [B, S, second size]."""
-        size = self.output.shape[0]
-        rows = self.gradient.reshape(size, -1, self.output.shape[-1])
-        columns = self._input.detach().reshape(size, -1, self._input.shape[-1]).float()
+        rows, columns = _positions(self.gradient), _positions(self._input.detach().float())
         return (columns, rows) if self._transposed else (rows, columns)
 
     def vector(self, name: str) -> Tensor:
         """The bias's per-user gradients [B, O]."""
-        return self.gradient.reshape(self.output.shape[0], -1, self.output.shape[-1]).sum(1)
+        return _positions(self.gradient).sum(1)
 
 
 class NormUse(Use):
@@ -131,7 +134,8 @@ class NormUse(Use):
         gradient = self.gradient
         if name == self._weight:
             gradient = gradient * functional.layer_norm(self._input.detach().float(), self._shape, eps=self._eps)
-        return gradient.reshape(gradient.shape[0], -1, *self._shape).sum(1)
+        middle = tuple(range(1, gradient.ndim - len(self._shape)))
+        return gradient.sum(middle) if middle else gradient
 
 
 class SpreadUse(Use):
@@ -162,9 +166,7 @@ class ScoresUse(Use):
 
     def scores(self, name: str) -> list[tuple[Tensor, Tensor, Tensor, float, int | None]]:
         """For each term of this table: gradient [B, T, N], input [B, T, D], rows [N, J], factor, padding row."""
-        size = self.output.shape[0]
-        gradient = self.gradient.reshape(size, -1, self.output.shape[-1])
-        x = self._input.detach().reshape(size, -1, self._input.shape[-1]).float()
+        gradient, x = _positions(self.gradient), _positions(self._input.detach().float())
         return [
             (gradient, x, index.long(), factor, padding)
             for table, index, factor, padding in self._terms
@@ -195,15 +197,19 @@ class SharedVectors:
         return replace(self, value=value, terms=terms)
 
     def combined(self, function: str, other: Any) -> "SharedVectors | None":
-        """self + other, self * number; None for what is not linear with known factors."""
+        """self + other (shared or public), self * number; None for what is not linear with known factors."""
         if isinstance(other, SharedVectors):
             if function not in ("add", "radd") or self.transposed or other.transposed:
                 return None
             if self.value.shape != other.value.shape:
                 return None
             return replace(self, value=self.value + other.value, terms=self.terms + other.terms)
-        if self.transposed or isinstance(other, bool) or not isinstance(other, (int, float)):
+        if self.transposed or isinstance(other, bool) or not isinstance(other, (int, float, Tensor)):
             return None
+        if isinstance(other, Tensor):
+            value = self.value + other
+            fits = function in ("add", "radd") and value.shape == self.value.shape
+            return replace(self, value=value) if fits else None
         if function in ("mul", "rmul", "multiply"):
             return self._scaled(float(other))
         if function in ("div", "truediv", "true_divide", "divide"):

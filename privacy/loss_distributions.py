@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 __all__ = ["SampledGaussianLoss"]
 
@@ -22,24 +22,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SampledGaussianLoss:
-    """The loss of one step; the interface that `opacus.accountants.analysis.prv` discretises.
-
-    noise_multiplier and sample_rate are read by Opacus's RDP bound on the domain, so for a group they are
-    those of the dominating single mechanism.
-    """
+    """The loss of one step; the interface that `opacus.accountants.analysis.prv` discretises."""
 
     sigma: float
     rate: float
     group: int
     add: bool
-
-    @property
-    def noise_multiplier(self) -> float:
-        return self.sigma / self.group
-
-    @property
-    def sample_rate(self) -> float:
-        return 1 - (1 - self.rate) ** self.group
 
     def cdf(self, t: Any) -> Floats:
         """P[loss <= t], elementwise; float64."""
@@ -47,18 +35,18 @@ class SampledGaussianLoss:
         if self.add:
             return np.asarray(special.ndtr(-self._inverse(-t_) / self.sigma), np.float64)
         x = self._inverse(t_)
-        j = np.arange(self.group + 1)
-        weights = stats.binom.pmf(j, self.group, self.rate)
-        return np.asarray(sum(w * special.ndtr((x - m) / self.sigma) for w, m in zip(weights, j, strict=True)))
+        parts = (self._weight(j) * special.ndtr((x - j) / self.sigma) for j in range(self.group + 1))
+        return np.asarray(sum(parts), np.float64)
+
+    def _weight(self, j: int) -> float:
+        """P[j of the group's samples are drawn]."""
+        return math.comb(self.group, j) * self.rate**j * (1 - self.rate) ** (self.group - j)
 
     def _inverse(self, t: Floats) -> Floats:
         """x with t(x) = t; -inf below the smallest loss k log(1 - q)."""
         if self.rate == 1:
             return t * self.sigma**2 / self.group + self.group / 2
         floor = self.group * math.log1p(-self.rate)
-        # For one sample in closed form. sum_j w_j e^{...} of k samples lies above it, so for k > 1 it is
-        # where Newton's method starts: right of the root of a convex increasing function it converges from
-        # above.
         safe = np.where(t > floor, t, 1.0)
         if self.group == 1:
             with np.errstate(divide="ignore"):
@@ -68,10 +56,11 @@ class SampledGaussianLoss:
 
     def _newton(self, t: Floats) -> Floats:
         j = np.arange(1, self.group + 1)
-        log_weights = stats.binom.logpmf(j, self.group, self.rate)
+        log_weights = [math.log(self._weight(int(m))) for m in j]
         log_rest = self.group * math.log1p(-self.rate)
         two = 2 * self.sigma**2
-        # t(x) >= log w_j + (2jx - j²) / two for every j, so every j bounds the root from above.
+        # t(x) >= log w_j + (2jx - j²) / two for every j, so every j bounds the root from above; from there
+        # Newton's method falls onto the root of a convex increasing function without passing it.
         gap = t + np.log(-np.expm1(np.minimum(log_rest - t, -1e-300)))  # log(e^t - w_0)
         bounds = [(gap - lw) * self.sigma**2 / m + m / 2 for m, lw in zip(j, log_weights, strict=True)]
         x = np.minimum.reduce(bounds)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise: the right scale is accepted, a wrong one rejected; streams are independent and never reused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from privacy.errors import NoiseError
+from privacy.noise import NoiseSource, add_noise, add_noise_to_array
+from privacy.stages import ClippedUpdate, Rows
+
+KINDS = ("secure", "fast")
+N = 200_000
+
+
+def drawn(source, label, n=N):
+    out = torch.empty(n, dtype=torch.float64)
+    source.stream(label).standard_normal(out)
+    return out.numpy()
+
+
+def scale_is(values, deviation, level=1e-6):
+    """Chi-squared test of the variance; true when `deviation` cannot be rejected."""
+    statistic = float(np.square(values / deviation).sum())
+    p = 2 * min(stats.chi2.cdf(statistic, len(values)), stats.chi2.sf(statistic, len(values)))
+    return p > level
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_noise_has_the_stated_deviation(kind):
+    noise = add_noise_to_array(np.zeros(N), 3.0, NoiseSource.from_seed(1, kind=kind).stream("a"))
+    assert noise.dtype == np.float32
+    assert scale_is(noise, 3.0)
+    assert abs(noise.mean()) < 6 * 3.0 / math.sqrt(N)
+    assert stats.kstest(noise / 3.0, "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrong", [0.95, 1.05])
+def test_a_wrong_scale_is_rejected(kind, wrong):
+    noise = add_noise_to_array(np.zeros(N), 3.0 * wrong, NoiseSource.from_seed(1, kind=kind).stream("a"))
+    assert not scale_is(noise, 3.0)
+
+
+def test_the_secure_normal_has_its_tails():
+    values = drawn(NoiseSource.from_seed(3), "tails", 2_000_000)
+    for bound in (3.0, 4.0):
+        expected = 2_000_000 * 2 * stats.norm.sf(bound)
+        assert abs((np.abs(values) > bound).sum() - expected) < 6 * math.sqrt(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_of_different_keys_or_labels_are_independent_equal_ones_are_equal(kind):
+    base = drawn(NoiseSource.from_seed(7, "merchant a", "run", "round 1", kind=kind), "step/0")
+    others = [
+        drawn(NoiseSource.from_seed(7, "merchant a", "run", "round 1", kind=kind), "step/1"),
+        drawn(NoiseSource.from_seed(7, "merchant b", "run", "round 1", kind=kind), "step/0"),
+        drawn(NoiseSource.from_seed(7, "merchant a", "run", "round 2", kind=kind), "step/0"),
+        drawn(NoiseSource.from_seed(8, "merchant a", "run", "round 1", kind=kind), "step/0"),
+        drawn(NoiseSource.from_seed(7, "merchant a", "runround 1", "", kind=kind), "step/0"),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(base, other)[0, 1]) < 6 / math.sqrt(N)
+    again = drawn(NoiseSource.from_seed(7, "merchant a", "run", "round 1", kind=kind), "step/0")
+    np.testing.assert_array_equal(base, again)
+
+
+def test_neighbouring_draws_are_independent():
+    values = drawn(NoiseSource.from_seed(5), "lags")
+    for lag in (1, 2, 3, 1 << 15):
+        assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 6 / math.sqrt(N - lag)
+
+
+def test_how_draws_are_split_over_calls_does_not_matter():
+    whole = drawn(NoiseSource.from_seed(5), "split", 100_000)
+    stream = NoiseSource.from_seed(5).stream("split")
+    parts = [torch.empty(n, dtype=torch.float64) for n in (1, 40_000, 59_999)]
+    for part in parts:
+        stream.standard_normal(part)
+    np.testing.assert_array_equal(whole, torch.cat(parts).numpy())
+
+
+def test_a_label_is_drawn_from_once_per_source():
+    source = NoiseSource.fresh()
+    source.stream("step/0")
+    with pytest.raises(NoiseError, match="drawn before"):
+        source.stream("step/0")
+
+
+def test_with_a_fresh_key_no_noise_is_ever_used_twice():
+    one, two = (drawn(NoiseSource.fresh(), "step/0", 1000) for _ in range(2))
+    assert not np.intersect1d(one, two).size
+
+
+def test_keys_do_not_print():
+    source = NoiseSource(b"s" * 32)
+    assert "ssss" not in repr(source)
+
+
+def update(rows=50, width=8, norm=0.5):
+    dense = {"b": torch.ones(width)}
+    part = Rows((rows, width), torch.tensor([3, 3]), torch.ones(2, width))
+    return ClippedUpdate(norm, dense, {"a": (part,)}, torch.zeros(2))
+
+
+def test_untouched_rows_get_noise_too_and_touched_ones_keep_their_sum():
+    noised = add_noise(update(), 2.0, NoiseSource.from_seed(0).stream("x"))
+    assert (noised.values["a"] != 0).all()
+    means = [
+        add_noise(update(), 1e-3, NoiseSource.from_seed(0).stream(str(i))).values["a"][3].mean() for i in range(50)
+    ]
+    assert float(np.mean(means)) == pytest.approx(2.0, abs=1e-3)
+    assert noised.receipts[0].noise_multiplier == 2.0
+    assert noised.receipts[0].clipping_norm == 0.5
+
+
+def test_the_deviation_is_multiplier_times_clipping_norm():
+    clipped = ClippedUpdate(0.25, {"w": torch.zeros(N)}, {}, torch.zeros(1))
+    noised = add_noise(clipped, 4.0, NoiseSource.from_seed(0).stream("x"))
+    assert scale_is(noised.values["w"].numpy(), 1.0)
+    assert not scale_is(noised.values["w"].numpy(), 1.05)
+
+
+def test_results_lie_on_the_grid():
+    noise = add_noise_to_array(np.linspace(-1, 1, 1000), 3.0, NoiseSource.from_seed(0).stream("x"))
+    grid = 2.0 ** (math.floor(math.log2(3.0)) - 20)
+    np.testing.assert_array_equal(np.round(noise / grid) * grid, noise)
+
+
+def test_buffers_are_reused_and_change_nothing():
+    buffers = {}
+    first = add_noise(update(), 2.0, NoiseSource.from_seed(0).stream("x"), out=buffers)
+    held = buffers["a"]
+    expected = first.values["a"].clone()
+    second = add_noise(update(), 2.0, NoiseSource.from_seed(0).stream("x"), out=buffers)
+    assert second.values["a"] is held
+    torch.testing.assert_close(held, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, math.inf, math.nan])
+def test_noise_that_is_none_is_refused(noise):
+    with pytest.raises(NoiseError):
+        add_noise(update(), noise, NoiseSource.fresh().stream("x"))
+    with pytest.raises(NoiseError):
+        add_noise_to_array(np.zeros(3), noise, NoiseSource.fresh().stream("x"))
+
+
+def test_short_keys_and_unknown_kinds_are_refused():
+    with pytest.raises(NoiseError, match="32 bytes"):
+        NoiseSource(b"short")
+    with pytest.raises(NoiseError, match="kind"):
+        NoiseSource(bytes(32), kind="quick")
