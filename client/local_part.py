@@ -13,6 +13,7 @@ from client.runtime import Runtime
 from client.wire import Array
 from data.samples import UserHistories
 from models.parameters import arrays_of, load_public
+from releases.catalogue import catalogue_digest
 
 FILE = "local.safetensors"
 
@@ -24,7 +25,8 @@ def write_local_part(home: Path, runtime: Runtime, own: UserHistories, public: d
     final = home / FILE
     temporary = final.with_name(FILE + ".tmp")
     with temporary.open("wb") as file:
-        file.write(save(arrays_of(runtime.model, runtime.spec.local)))
+        digest = catalogue_digest(runtime.vocabulary.item_ids)
+        file.write(save(arrays_of(runtime.model, runtime.spec.local), {"catalogue_digest": digest}))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(final)

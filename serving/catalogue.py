@@ -6,12 +6,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 from pyarrow import parquet
 
+from releases.catalogue import catalogue_digest
 from serving.errors import ReleaseUnusable
 
 Bools = npt.NDArray[np.bool_]
@@ -91,15 +91,6 @@ def make_catalogue(columns: Mapping[str, list[object]]) -> Catalogue:
         attributes={name: _attribute(values) for name, values in columns.items() if name not in _NOT_ATTRIBUTES},
         digest=catalogue_digest(item_ids),
     )
-
-
-def catalogue_digest(item_ids: Iterable[str]) -> str:
-    """SHA-256 over the ids in index order, each as UTF-8 after its length in 4 little-endian bytes."""
-    digest = sha256(b"hansa-catalogue/1")
-    for item in item_ids:
-        encoded = item.encode()
-        digest.update(len(encoded).to_bytes(4, "little") + encoded)
-    return digest.hexdigest()
 
 
 def _attribute(values: list[object]) -> Attribute:

@@ -108,7 +108,7 @@ def _federated(
     config: Config, name: str, federation: Federation, league: PreparedLeague, display: Display, log: MetricsLog
 ) -> FederatedRun:
     rounds, plan = federation.settings.rounds.rounds, federation.settings.plan
-    title = f"{name.replace('_', ' ')} (ε = {plan.epsilon:.3g})" if plan.private else name
+    title = f"private, {plan.mode}, ε = {plan.epsilon:.3g}" if plan.private else "without privacy"
     pool = executor(nodes(federation.nodes), workers(config))
     try:
         with display.stage(title, rounds) as stage:
@@ -159,9 +159,9 @@ def _detail(state: Checkpoint, curve: dict[int, float], epsilon: float | None) -
     if record.failure:
         parts = [f"failed: {record.failure[:60]}"]
     if epsilon is not None:
-        parts.append(f"ε so far {epsilon:.2f}")
+        parts.append(f"ε {epsilon:.2f}")
     if curve:
-        parts.append(f"ndcg@10 novel {curve[max(curve)]:.4f} (validation)")
+        parts.append(f"ndcg {curve[max(curve)]:.4f}")
     return " · ".join(parts)
 
 

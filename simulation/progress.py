@@ -34,10 +34,11 @@ class Display:
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A progress bar for the time of the stage; its last state stays on the screen."""
         columns = (
-            TextColumn("{task.description:<34}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:>4.0f}/{task.total:<4.0f}"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
         )

@@ -18,8 +18,8 @@ from pyarrow import parquet
 from safetensors.numpy import save, save_file
 
 from releases.card import ModelCard
+from releases.catalogue import catalogue_digest
 from releases.errors import NotInstalled
-from serving.catalogue import catalogue_digest
 
 N_ITEMS = 40
 N_DIMENSIONS = 8
