@@ -86,18 +86,19 @@ def _evaluate(
 
 
 def _references(config: Config, run: FederatedRun, league: PreparedLeague, display: Display) -> list[Measured]:
-    found: list[Measured] = []
     start = {**starting_model(run.federation).arrays, **run.final.fixed}
-    settings = _reference_settings(config, run, training(config, private=False))
+    ordinary = training(config, private=False)
+    alone = _reference_settings(config, run, ordinary) if config.compare.local_only else None
+    own = {**ordinary, **config.model.centralised}
+    together = _reference_settings(config, run, own) if config.compare.centralised else None
+    found: list[Measured] = []
     with _pool(config, run.federation) as pool:
-        if config.compare.local_only:
-            with display.stage("train local-only models", len(league.merchants)) as stage:
-                views = references.local_only(pool, league.names, start, settings, TEST, stage)
+        jobs = (len(league.names) if alone else 0) + (1 if together else 0)
+        with display.stage("train references", jobs) as stage:
+            views, arrays = references.train(pool, league.names, start, alone, together, stage)
+        if views:
             found.append(Measured("local_only", "local_only", False, views))
-        if config.compare.centralised:
-            display.say("train the centralised model …")
-            own = {**training(config, private=False), **config.model.centralised}
-            arrays = references.centralised(pool, league.names, start, _reference_settings(config, run, own))
+        if arrays:
             views = _evaluate(pool, league, arrays, "centralised", display)
             found.append(Measured("centralised", "centralised", False, views))
     return found
@@ -109,6 +110,7 @@ def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) 
         "rounds": run.federation.settings.rounds.rounds,
         "seed": config.seed,
         "popularity": config.model.popularity,
+        "window": TEST,
     }
 
 

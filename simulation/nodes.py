@@ -80,9 +80,10 @@ class _Nodes:
         return Researcher(self._spec.league, self._league, self._runtime)
 
     def answer(self, merchant: str, request: Request) -> Reply:
-        found = self._by_name[merchant]
         if request.kind in KINDS:
-            return self._researcher.answer(found, request)
+            return self._researcher.answer(self._by_name.get(merchant), request)
         if merchant not in self._workers:
-            self._workers[merchant] = Worker(open_home(home_path(self._spec, found)), self._runtime)
+            self._workers[merchant] = Worker(
+                open_home(home_path(self._spec, self._by_name[merchant])), self._runtime
+            )
         return self._workers[merchant].answer(request)
