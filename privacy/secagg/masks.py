@@ -11,7 +11,9 @@ Guarantees:
 Assumes that a seed is used for one mask only.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +27,8 @@ from privacy.secagg.errors import ValueRefused
 from privacy.secagg.tags import KEY_SIZE
 
 BLOCK_SIZE: Final = 1 << 17
-_ZERO_COUNTER: Final = bytes(16)
+WORDS: Final = BLOCK_SIZE // 4
+THREAD_SIZE: Final = 1 << 24  # below this many bytes of masks, starting threads costs more than it gains
 _ZEROS: Final = bytes(BLOCK_SIZE)
 
 Words32 = npt.NDArray[np.uint32]
@@ -70,24 +73,51 @@ class Vector:
         return f"Vector(d={self.body.size}, e={self.tail.size}, hidden)"
 
 
-def apply_masks(vector: Vector, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add the masks of the seeds in `plus` to the vector and take those in `minus` away, in place."""
-    streams = [(_stream(seed), np.add) for seed in plus] + [(_stream(seed), np.subtract) for seed in minus]
+def apply_masks(vector: Vector, plus: Sequence[bytes], minus: Sequence[bytes], threads: int | None = None) -> None:
+    """Add the masks of the seeds in `plus` to the vector and take those in `minus` away, in place.
+
+    The result is the same for any number of threads; by default large work uses all of this process's cores.
+    """
+    seeds = [(_checked(seed), np.add) for seed in plus] + [(_checked(seed), np.subtract) for seed in minus]
+    if threads is None:
+        small = vector.body.nbytes * len(seeds) < THREAD_SIZE
+        threads = 1 if small else len(os.sched_getaffinity(0))
+    step = -(-vector.body.size // (threads * WORDS)) * WORDS or WORDS
+    starts = range(0, max(vector.body.size, 1), step)
+    if len(starts) == 1:
+        _apply(vector.body, 0, seeds)
+    else:
+        with ThreadPoolExecutor(len(starts)) as pool:
+            pieces = [pool.submit(_apply, vector.body[start : start + step], 4 * start, seeds) for start in starts]
+            for piece in pieces:
+                piece.result()
+    _apply(vector.tail, vector.body.nbytes, seeds)
+
+
+def _apply(words: Words32 | Words64, at: int, seeds: Sequence[tuple[bytes, np.ufunc]]) -> None:
+    """Run every stream from byte `at` on over the words, one block after the other."""
+    streams = [(_stream(seed, at), combine) for seed, combine in seeds]
     buffer = np.empty(BLOCK_SIZE // 4 + 8, "<u4")
     raw = buffer.view(np.uint8).data
-    for words in (vector.body, vector.tail):
-        mask = buffer if words.itemsize == 4 else buffer.view("<u8")
-        step = BLOCK_SIZE // words.itemsize
-        for start in range(0, words.size, step):
-            block = words[start : start + step]
-            zeros = _ZEROS if block.nbytes == BLOCK_SIZE else _ZEROS[: block.nbytes]
-            block_mask = mask[: block.size]
-            for stream, combine in streams:
-                stream.update_into(zeros, raw)
-                combine(block, block_mask, out=block)
+    mask = buffer if words.itemsize == 4 else buffer.view("<u8")
+    step = BLOCK_SIZE // words.itemsize
+    for start in range(0, words.size, step):
+        block = words[start : start + step]
+        zeros = _ZEROS if block.nbytes == BLOCK_SIZE else _ZEROS[: block.nbytes]
+        block_mask = mask[: block.size]
+        for stream, combine in streams:
+            stream.update_into(zeros, raw)
+            combine(block, block_mask, out=block)
 
 
-def _stream(seed: bytes) -> CipherContext:
+def _stream(seed: bytes, at: int) -> CipherContext:
+    """The key stream from byte `at` on: counter block ⌊at / 16⌋, the rest of a block skipped."""
+    stream = Cipher(AES(seed), CTR((at // 16).to_bytes(16, "big"))).encryptor()
+    stream.update(_ZEROS[: at % 16])
+    return stream
+
+
+def _checked(seed: bytes) -> bytes:
     if len(seed) != KEY_SIZE:
         raise ValueError(f"expected a seed of {KEY_SIZE} bytes, found {len(seed)}")
-    return Cipher(AES(seed), CTR(_ZERO_COUNTER)).encryptor()
+    return seed

@@ -185,14 +185,15 @@ class PlatformRound:
                 "go on with the next"
             )
         opening = self._opening
-        unmasking = Unmasking(
-            *(self._roster, self._ctx, opening.cohort, opening.members, self._reports, self._answers, self.blames)
-        )
-        added, taken = unmasking.seeds()
+        added, taken = self._unmasking().seeds()
         masks.apply_masks(self._sum, plus=taken, minus=added)
         self._stage = PlatformStage.FINISHED
         dropped = [index for index in opening.cohort if index not in self._reports]
         return Sum(self._sum, self.reported(), self._roster.names(dropped), tuple(self.blames))
+
+    def _unmasking(self) -> Unmasking:
+        cohort, members = self._opening.cohort, self._opening.members
+        return Unmasking(self._roster, self._ctx, cohort, members, self._reports, self._answers, self.blames)
 
     def _check_pairs(self, index: int, message: Report) -> None:
         """Both ends of a pair commit to the same seed."""

@@ -45,6 +45,17 @@ def test_a_mask_taken_away_leaves_what_was_there_before_it_was_added() -> None:
     assert np.array_equal(vector.tail, tail)
 
 
+@pytest.mark.parametrize("d", [1, masks.WORDS, 3 * masks.WORDS + 5, 7 * masks.WORDS])
+def test_any_number_of_threads_gives_the_same_masks(d: int) -> None:
+    plus, minus = [os.urandom(32) for _ in range(3)], [os.urandom(32)]
+    results = []
+    for threads in (1, 2, 3, 5, None):
+        vector = Vector.zeros(d, 3)
+        apply_masks(vector, plus, minus, threads)
+        results.append(b"".join(bytes(view) for view in vector.views()))
+    assert len(set(results)) == 1
+
+
 def test_a_seed_has_256_bits() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         apply_masks(Vector.zeros(1, 0), [bytes(16)], [])
