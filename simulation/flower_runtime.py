@@ -2,6 +2,7 @@
 """The `ray` engine: the same ServerApp and ClientApp on Flower's simulation runtime, through `flwr run`."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,19 +40,28 @@ def run_on_flower(
         process = subprocess.Popen(  # noqa: S603
             _command(folder, len(league.names), workers),
             cwd=Path(__file__).resolve().parent.parent,
-            env={**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")},
+            env=_environment(folder),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         seen = -1
-        while (code := process.poll()) is None:
-            seen = _observe_newer(checkpoints, seen, observe)
-            time.sleep(POLL_S)
+        try:
+            while (code := process.poll()) is None:
+                seen = _observe_newer(checkpoints, seen, observe)
+                time.sleep(POLL_S)
+        finally:
+            process.kill()
+            _stop_superlink(folder / "flower")
     _observe_newer(checkpoints, seen, observe)
     final = checkpoints.newest()
     if final is None or final.round < federation.settings.rounds.rounds:
         raise RunFailed(f"flwr run ended with code {code} before the last round; see {folder / 'flower.log'}")
     return final
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    return {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flower")}
 
 
 def _command(folder: Path, nodes: int, workers: int) -> list[str]:
@@ -69,3 +79,14 @@ def _observe_newer(checkpoints: CheckpointFolder, seen: int, observe: Callable[[
         return seen
     observe(newest)
     return newest.round
+
+
+def _stop_superlink(home: Path) -> None:
+    """Flower leaves its local SuperLink running; the one whose state lies in this run's folder is ours to end."""
+    database = str(home / "local-superlink").encode()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if database in command.read_bytes():
+                os.kill(int(command.parent.name), signal.SIGTERM)
+        except (FileNotFoundError, ProcessLookupError):
+            continue

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every file in conf/ makes a whole, typed configuration; the list of settings can't grow unseen."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from client.trainer import TrainingConfig
+from models.recommendation import RecommendationConfig
+from simulation.config import Config, register
+from simulation.outputs import config_hash
+from simulation.plans import federations, options, training
+from strategies.build import StrategyConfig, build
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = sorted(
+    (file.parent.name, file.stem) for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment",)
+)
+EXPERIMENTS = sorted(file.stem for file in CONF.glob("experiment/*.yaml"))
+OWN_FILES = ["data.events=events.csv", "data.catalogue=catalogue.csv"]
+
+
+def composed(*overrides):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = compose("config", overrides=list(overrides))
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, Config)
+    return config
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS)
+def test_every_config_file_makes_a_whole_configuration(group, name):
+    config = composed(f"{group}={name}", *(OWN_FILES if name == "files" else []))
+    assert config_hash(config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_lays_over_the_defaults(name):
+    assert composed(f"experiment={name}")
+
+
+@pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "strategy"])
+def test_every_strategy_file_builds_its_strategy(name):
+    assert build(StrategyConfig(**dataclasses.asdict(composed(f"strategy={name}").strategy)))
+
+
+@pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "privacy"])
+def test_every_privacy_file_calibrates_to_its_epsilon(name, tmp_path):
+    config = composed(f"privacy={name}")
+    runs = federations(config, tmp_path)
+    for run in runs.values():
+        plan = run.settings.plan
+        assert plan.epsilon <= config.privacy.epsilon if plan.private else plan.epsilon == float("inf")
+
+
+def test_the_models_settings_are_the_recipes_own_defaults():
+    config = composed()
+    expected = dataclasses.asdict(RecommendationConfig())
+    assert {
+        k: tuple(v) if isinstance(v, list) else v for k, v in options(config, private=False).items()
+    } == expected
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_training_settings_are_what_a_merchant_takes(private):
+    assert TrainingConfig(**training(composed(), private=private))
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(ConfigCompositionException, match="colour"):
+        composed("privacy.colour=blue")
+
+
+def test_the_hash_follows_what_decides_the_model_and_nothing_else():
+    base = config_hash(composed())
+    assert config_hash(composed("output=elsewhere", "resume=true", "engine.workers=1", "serve=false")) == base
+    assert config_hash(composed("seed=1")) != base
+    assert config_hash(composed("model.options.dimension=8")) != base
+
+
+def test_the_list_of_settings_is_the_golden_one():
+    def keys(node, prefix=""):
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from keys(value, f"{prefix}{field.name}.")
+            elif isinstance(value, dict):
+                yield from (f"{prefix}{field.name}.{key}" for key in value)
+            else:
+                yield f"{prefix}{field.name}"
+
+    golden = Path(__file__).with_name("settings.txt").read_text("utf-8").split()
+    assert sorted(keys(composed())) == golden
