@@ -267,7 +267,7 @@ class PlatformSession:
     def open_round(
         self, round_: int, attempt: int, terms: RoundTerms, cohort: Collection[str] | None = None
     ) -> PlatformRound:
-        """Open an attempt of a round. Members are all that are ready, the cohort all of them unless named.
+        """Open an attempt of a round. Members are all that are ready; the cohort is those of them that are named.
 
         Round numbers rise for the roster's whole life, over runs and restarts. Raises StateRefused without a
         fitting epoch, BelowThreshold when the cohort is too small.

@@ -18,7 +18,7 @@ from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.merchant import MerchantSession, RoundTerms
 from privacy.secagg.platform import PlatformRound
 from privacy.secagg.roster import decode_roster
-from privacy.secagg.round_messages import RoundOpen
+from privacy.secagg.round_messages import RoundOpen, Survivors, survivors_digest
 from privacy.secagg.state import decode_state
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "secagg"
@@ -56,6 +56,26 @@ def test_a_round_replays_byte_for_byte(name: str) -> None:
             assert found.hex() == value, key
         else:
             assert [item.hex() if whole else hashlib.sha256(item).hexdigest() for item in found] == value, key
+
+
+def test_the_specifications_worked_example_shows_the_vectors_values() -> None:
+    page = (FOLDER.parents[2] / "docs" / "secure-aggregation.md").read_text()
+    vector = load("round_n3")
+    roster, _ = parts(vector)
+    opening = RoundOpen.decode(bytes.fromhex(vector["round"]["opening"]))
+    ctx = opening.ctx(roster.digest)
+    survivors = Survivors.decode(bytes.fromhex(vector["round"]["survivors"]))
+    shown = {
+        "roster hash": roster.digest.hex(),
+        "epoch_digest": opening.epoch_digest.hex(),
+        "ctx": ctx.hex(),
+        "survivors_digest": survivors_digest(ctx, survivors.headers).hex(),
+        "masked vector of merchant 0": vector["round"]["reports"][0][-2 * 36 :],
+        "sum": vector["round"]["sum"],
+    }
+    shown |= {f"vector of merchant {k}": value for k, value in enumerate(vector["round"]["vectors"])}
+    for name, value in shown.items():
+        assert f"| {name} | `{value}` |" in page
 
 
 def test_the_worked_examples_set_up_replays() -> None:
