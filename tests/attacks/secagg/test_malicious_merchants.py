@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from privacy.secagg import exchange, tags
-from privacy.secagg.errors import BelowThreshold, Misbehaviour, PeerRefused, Replayed
+from privacy.secagg.errors import BelowThreshold, Misbehaviour, PeerRefused, Replayed, RequestRefused
 from privacy.secagg.exchange import Log, Step
+from privacy.secagg.keystore import MemoryKeyStore
+from privacy.secagg.merchant import MerchantSession
 from privacy.secagg.platform import Sum
 from privacy.secagg.round_messages import Answer, Opened, Report
 from privacy.secagg.setup_messages import Kem, Ready
@@ -287,3 +289,39 @@ def test_what_does_not_verify_is_refused_and_named(bench: Make) -> None:
             setup.receive_ready(forged.encode())
     setup.receive_ready(ready.encode())
     assert setup.ready == {0}
+
+
+def test_a_wrong_key_confirmation_is_refused(bench: Make) -> None:
+    """A merchant that signs a ciphertext with the MAC of another root is found before the first round."""
+    made = bench(3)
+    league = made.league
+    setup = league.platform.open_epoch(1, 1)
+    for merchant in league.merchants.values():
+        setup.receive_keys(merchant.announce(setup.opening()))
+    bundle = setup.bundle()
+    for name, merchant in league.merchants.items():
+        kem = Kem.decode(merchant.encapsulate(bundle))
+        if name == "m000":
+            capsule = replace(kem.capsules[0], mac=bytes(32))
+            binding = setup.digest + bytes((0, 1)) + tags.digest(capsule.ciphertext) + capsule.mac
+            signed = replace(capsule, signature=league.identities[name].sign(tags.KEM, binding))
+            kem = replace(kem, capsules=(signed, *kem.capsules[1:]))
+        setup.receive_kem(kem.encode())
+    deliveries = setup.deliveries()
+    with pytest.raises(PeerRefused, match="m000 derived another pair root"):
+        league.merchants["m001"].establish(deliveries["m001"])
+    league.merchants["m002"].establish(deliveries["m002"])
+
+
+def test_a_clone_with_the_same_identity_is_noticed(bench: Make) -> None:
+    """Two nodes run under one identity: the one whose keys are not in the bundle stops."""
+    made = bench(3)
+    league = made.league
+    clone = MerchantSession(league.identities["m000"], league.roster, MemoryKeyStore())
+    setup = league.platform.open_epoch(1, 1)
+    league.merchants["m000"].announce(setup.opening())
+    setup.receive_keys(clone.announce(setup.opening()))
+    for name in ("m001", "m002"):
+        setup.receive_keys(league.merchants[name].announce(setup.opening()))
+    with pytest.raises(RequestRefused, match="other keys in this merchant's name"):
+        league.merchants["m000"].encapsulate(setup.bundle())
