@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bounded sample per user: a moment is drawn in a history, what came before predicts what came after.
+"""One bounded sample per user: a moment is drawn in a history, what came before predicts what is new after it.
 
-The moment is the day of an event drawn evenly (not on the user's first day, if there is a later one). Half of
-the targets are drawn from that day's basket, for the `all` view; half from the window that follows, where only
-what the user had never bought counts, for the `novel` view; both with replacement. All tensors have one size.
+The moment is the day of an event drawn evenly (not on the user's first day, if there is a later one). Targets are
+drawn with replacement from the window that follows, and count only where the user had never bought them before:
+repeats are the formula's business (docs/model.md), and training on them spoils the tower. All users get tensors of
+one size, whatever they bought.
 
-Shapes: B users, L history, T targets, M longest history among the B users.
+Shapes: B users, L history, P past, T targets, M longest history among the B users.
 
 Guarantees:
 - a sample holds no event at or after its moment in its history
@@ -27,28 +28,27 @@ __all__ = ["RecommendationBatch", "SampleShape", "draw_batch", "padded"]
 
 @dataclass(frozen=True, slots=True)
 class SampleShape:
-    """The bounds of a user's sample. `basket_share`: weight of the `all` half, the rest is the `novel` half's."""
+    """The bounds of a user's sample: `history` events for the tower, `past` events that say what is new."""
 
     history: int
+    past: int
     targets: int
     window_days: int
-    basket_share: float
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class RecommendationBatch:
-    """B users' samples on one device.
+    """B users' samples on one device; 0 pads items on the right.
 
-    `history` int64 [B, L], oldest first, padded with 0 on the right; `age_days` float32 [B, L], at the moment;
-    `targets` int64 [B, T]; `weights` float32 [B, T]; `novel` bool [B, T]: a target of the novel half, which
-    competes with what the user never bought.
+    `history` int64 [B, L], oldest first; `age_days` float32 [B, L], at the moment; `past` int64 [B, P]: what the
+    user owned by then; `targets` int64 [B, T]; `weights` float32 [B, T], 0 where a target is not new.
     """
 
     history: Tensor
     age_days: Tensor
+    past: Tensor
     targets: Tensor
     weights: Tensor
-    novel: Tensor
 
     def __len__(self) -> int:
         return len(self.history)
@@ -92,36 +92,18 @@ def draw_batch(
     moment = later + np.floor(draws[:, 0] * (lengths - later)).astype(np.int64)
     day_B1 = np.take_along_axis(days_BM, moment[:, None], axis=1)
     begin = (days_BM < day_B1).sum(axis=1)
-    basket_end = (days_BM <= day_B1).sum(axis=1)
-    window_end = (days_BM < day_B1 + shape.window_days).sum(axis=1)
-    half = shape.targets // 2
-    spans = np.where(np.arange(shape.targets) < half, basket_end[:, None], window_end[:, None]) - begin[:, None]
-    chosen = (starts + begin)[:, None] + np.floor(draws[:, 1:] * spans).astype(np.int64)
+    span = (days_BM < day_B1 + shape.window_days).sum(axis=1) - begin
+    chosen = (starts + begin)[:, None] + np.floor(draws[:, 1:] * span[:, None]).astype(np.int64)
     targets_BT = histories.items[chosen].astype(np.int64)
     items_BL, event_days_BL = padded(histories, starts + begin, starts, shape.history)
-    novel_BT = np.broadcast_to(np.arange(shape.targets) >= half, targets_BT.shape)
-    weights_BT = _weights(targets_BT, items_BL, novel_BT, shape.basket_share)
+    past_BP, _ = padded(histories, starts + begin, starts, shape.past)
     age_BL = np.where(items_BL > 0, np.maximum(day_B1 - event_days_BL, 0.0), 0.0)
+    new_BT = ~(targets_BT[:, :, None] == past_BP[:, None, :]).any(axis=2)
+    weights_BT = new_BT / np.maximum(new_BT.sum(axis=1, keepdims=True), 1)
     return RecommendationBatch(
         history=torch.from_numpy(items_BL).to(device),
         age_days=torch.from_numpy(age_BL.astype(np.float32)).to(device),
+        past=torch.from_numpy(past_BP).to(device),
         targets=torch.from_numpy(targets_BT).to(device),
-        weights=torch.from_numpy(weights_BT).to(device),
-        novel=torch.from_numpy(novel_BT.copy()).to(device),
+        weights=torch.from_numpy(weights_BT.astype(np.float32)).to(device),
     )
-
-
-def _weights(
-    targets_BT: NDArray[np.int64], items_BL: NDArray[np.int64], novel_BT: NDArray[np.bool_], basket_share: float
-) -> NDArray[np.float32]:
-    owned_BT = (targets_BT[:, :, None] == items_BL[:, None, :]).any(axis=2)
-    counted_BT = np.where(novel_BT, ~owned_BT, True)
-    novel_total_B1 = (counted_BT & novel_BT).sum(axis=1, keepdims=True)
-    basket_total_B1 = (counted_BT & ~novel_BT).sum(axis=1, keepdims=True)
-    weights = np.where(
-        novel_BT,
-        (1.0 - basket_share) / np.maximum(novel_total_B1, 1),
-        basket_share / np.maximum(basket_total_B1, 1),
-    )
-    result: NDArray[np.float32] = (weights * counted_BT).astype(np.float32)
-    return result

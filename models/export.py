@@ -49,13 +49,14 @@ class ExportedScorer:
 class ScorerParts:
     """What the graph computes with.
 
-    `item_vectors` float32 [V+1, D], row 0 zeros; `mixing`: the weights in the order of mixing.FEATURES.
+    `item_vectors` float32 [V+1, D], row 0 zeros; `mixing`: the weights in the order of mixing.FEATURES; `context`
+    float32 [D, 3]: the tower's context weights.
     """
 
     item_vectors: Floats
     mixing: tuple[float, float, float, float]
-    prior_events: float
-    history_half_life_days: float
+    context: Floats
+    prior_items: float
     repeat_half_life_days: float
     repeat_smoothing: float
 
@@ -71,6 +72,7 @@ def build_scorer(parts: ScorerParts) -> bytes:
     """The graph's bytes, checked by ONNX's own checker; the same parts give the same bytes."""
     columns = len(parts.item_vectors)
     graph = _Graph(parts)
+    graph.tables()
     graph.user_vector()
     graph.repeats()
     graph.combine()
@@ -142,7 +144,6 @@ class _Graph:
         self.constant("zero", np.array(0, dtype=np.int64))
         self.node("Greater", ["history", "zero"], "is_event")
         self.node("Cast", ["is_event"], "present", to=TensorProto.FLOAT)
-        self.node("Relu", ["age_days"], "age")
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
@@ -155,41 +156,55 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def recency(self, name: str, half_life_days: float) -> str:
-        """0.5 ** (age / half-life) where there is an event, else 0."""
-        rate = self.scalar(f"{name}_rate", -math.log(2.0) / half_life_days)
-        decay = self.node("Exp", [self.node("Mul", ["age", rate], f"{name}_exponent")], f"{name}_decay")
-        return self.node("Mul", [decay, "present"], name)
-
-    def user_vector(self) -> None:
-        """The tower: `tower` [B, V+1], already weighted."""
-        self.constant("axis_1", np.array([1], dtype=np.int64))
-        weights = self.recency("history_weights", self.parts.history_half_life_days)
-        self.node("Gather", ["item_vectors", "history"], "history_vectors", axis=0)
-        self.node("Unsqueeze", [weights, "axis_1"], "history_weights_row")
-        self.node("MatMul", ["history_weights_row", "history_vectors"], "history_sum_row")
-        self.node("Squeeze", ["history_sum_row", "axis_1"], "history_sum")
-        self.node("ReduceSum", [weights, "axis_1"], "history_total", keepdims=1)
-        self.node("Add", ["history_total", self.scalar("prior", self.parts.prior_events)], "history_mass")
-        self.node("Div", ["history_sum", "history_mass"], "user")
-        self.node("Gemm", ["user", "item_vectors"], "tower", transB=1, alpha=self.parts.mixing[0])
-
-    def repeats(self) -> None:
-        """`repeats` [B, V+1]: both repeat features, weighted; logarithms only where there is an event."""
+    def tables(self) -> None:
+        """`table` [B, V+1]: zeros to scatter into; `count_of_event` [B, L]: events with the same item."""
         columns = self.constant("columns", np.array([len(self.parts.item_vectors)], dtype=np.int64))
         self.node("Shape", ["history"], "batch_size", start=0, end=1)
         self.node("Concat", ["batch_size", columns], "table_shape", axis=0)
         self.node("ConstantOfShape", ["table_shape"], "table")
-        self.scalar("smoothing", self.parts.repeat_smoothing)
+        self.sum_of_event("count", "present")
+
+    def sum_of_event(self, name: str, weights: str) -> str:
+        """The sum of `weights` over a user's events with the same item, for each event, [B, L]."""
+        self.node("ScatterElements", ["table", "history", weights], f"{name}_table", axis=1, reduction="add")
+        return self.node("GatherElements", [f"{name}_table", "history"], f"{name}_of_event", axis=1)
+
+    def user_vector(self) -> None:
+        """The tower: `tower` [B, V+1], already weighted."""
+        self.constant("axis_1", np.array([1], dtype=np.int64))
         self.scalar("one", 1.0)
+        self.node("Max", ["count_of_event", "one"], "multiplicity")
+        self.node("Div", ["present", "multiplicity"], "item_weights")
+        self.node("Gather", ["item_vectors", "history"], "history_vectors", axis=0)
+        self.node("Unsqueeze", ["item_weights", "axis_1"], "item_weights_row")
+        self.node("MatMul", ["item_weights_row", "history_vectors"], "history_sum_row")
+        self.node("Squeeze", ["history_sum_row", "axis_1"], "history_sum")
+        self.node("ReduceSum", ["item_weights", "axis_1"], "distinct", keepdims=1)
+        self.node("Add", ["distinct", self.scalar("prior_items", self.parts.prior_items)], "mass")
+        self.node("Div", ["history_sum", "mass"], "mean")
+        self.node("Add", ["distinct", "one"], "distinct_1")
+        self.node("Log", ["distinct_1"], "log_distinct")
+        self.node("Div", ["log_distinct", self.scalar("three", 3.0)], "third_of_log")
+        self.node("Sub", ["third_of_log", "one"], "x")
+        self.node("Mul", ["x", "x"], "x_squared")
+        context = self.parts.context.astype(np.float32).T
+        self.node("Concat", ["x", "x_squared"], "powers", axis=1)
+        self.node("MatMul", ["powers", self.constant("context", context[1:])], "context_of_powers")
+        self.node("Add", ["context_of_powers", self.constant("context_constant", context[0])], "context_part")
+        self.node("Add", ["mean", "context_part"], "user")
+        self.node("Gemm", ["user", "item_vectors"], "tower", transB=1, alpha=self.parts.mixing[0])
+
+    def repeats(self) -> None:
+        """`repeats` [B, V+1]: both repeat features, weighted; logarithms only where there is an event."""
+        self.scalar("smoothing", self.parts.repeat_smoothing)
+        rate = self.scalar("recency_rate", -math.log(2.0) / self.parts.repeat_half_life_days)
+        self.node("Relu", ["age_days"], "age")
+        self.node("Mul", ["age", rate], "recency_exponent")
+        self.node("Exp", ["recency_exponent"], "decay")
+        self.node("Mul", ["decay", "present"], "recency")
+        self.sum_of_event("recent", "recency")
         terms = []
-        recent = self.recency("recent_weights", self.parts.repeat_half_life_days)
-        for name, weights, factor in (
-            ("count", "present", self.parts.mixing[2]),
-            ("recent", recent, self.parts.mixing[3]),
-        ):
-            self.node("ScatterElements", ["table", "history", weights], f"{name}_table", axis=1, reduction="add")
-            self.node("GatherElements", [f"{name}_table", "history"], f"{name}_of_event", axis=1)
+        for name, factor in (("count", self.parts.mixing[2]), ("recent", self.parts.mixing[3])):
             self.node("Div", [f"{name}_of_event", "smoothing"], f"{name}_ratio")
             self.node("Add", [f"{name}_ratio", "one"], f"{name}_ratio_1")
             self.node("Log", [f"{name}_ratio_1"], f"{name}_log")

@@ -11,7 +11,7 @@ Shapes: B users, L history, C candidates, V items.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FEATURES", "Mixing", "own_counts", "repeat_feature"]
+__all__ = ["FEATURES", "Mixing", "own_counts", "recency_weights", "repeat_feature"]
 
 FEATURES = ("tower", "popularity", "repeats", "recent_repeats")
 
@@ -19,12 +19,11 @@ FEATURES = ("tower", "popularity", "repeats", "recent_repeats")
 class Mixing(nn.Module):
     """score = weights · features; a plain `nn.Linear`, so that per-user gradients see an ordinary layer."""
 
-    def __init__(self, weights: tuple[float, float, float, float], *, trainable: bool) -> None:
+    def __init__(self, weights: tuple[float, float, float, float]) -> None:
         super().__init__()
         self.weights = nn.Linear(len(FEATURES), 1, bias=False)
         with torch.no_grad():
             self.weights.weight.copy_(torch.tensor([weights]))
-        self.weights.weight.requires_grad_(trainable)
 
     def forward(self, tower: Tensor, popularity: Tensor, repeats: Tensor, recent_repeats: Tensor) -> Tensor:
         """Scores [B, C] of four features [B, C]."""
@@ -42,3 +41,8 @@ def own_counts(history_BL: Tensor, weights_BL: Tensor, n_columns: int) -> Tensor
 def repeat_feature(counts: Tensor, smoothing: float) -> Tensor:
     """log(1 + counts / smoothing): 0 for an item never bought, then steep and soon flat."""
     return torch.log1p(counts / smoothing)
+
+
+def recency_weights(present_BL: Tensor, age_days_BL: Tensor, half_life_days: float) -> Tensor:
+    """0.5 ** (age / half-life), float32 [B, L], 0 where `present_BL` is false."""
+    return torch.exp2(-age_days_BL / half_life_days) * present_BL

@@ -27,55 +27,53 @@ from models.errors import ConfigError
 from models.export import ExportedScorer, ScorerParts, build_scorer, check_scorer, item_vectors_npy
 from models.inputs import Evaluation, Histories
 from models.metrics import ViewMetrics, evaluate_scores
-from models.mixing import Mixing, own_counts, repeat_feature
+from models.mixing import Mixing, own_counts, recency_weights, repeat_feature
 from models.objective import sampled_softmax
 from models.parameters import ParameterSpec
 from models.popularity import blend, popularity_counts
-from models.two_tower import ContentTower, recency_weights
+from models.two_tower import ContentTower
 
 __all__ = ["PRIVATE", "RecommendationConfig", "RecommendationModel", "RecommendationTask"]
 
 _LEAGUE = "league_log_popularity"
 _MERCHANT = "merchant_log_popularity"
-_TABLE = "tower.attributes.weight"
-_MIXING = "mixing.weights.weight"
+_PARTS = {
+    "table": "tower.attributes.weight",
+    "context": "tower.context.weight",
+    "mixing": "mixing.weights.weight",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RecommendationConfig:
     """The model, its samples and its constants; the defaults are the recipe of docs/model.md.
 
-    `train_table`, `train_mixing`: what is trained and therefore travels each round; the rest keeps its start.
+    `trained`, of "table", "context" and "mixing": what is trained and therefore travels each round; the rest keeps
+    its start.
     """
 
     dimension: int = 32
     history_events: int = 128
-    targets: int = 24
+    past_events: int = 512
+    targets: int = 16
     negatives: int = 256
     window_days: int = 28
-    basket_share: float = 0.3
-    history_half_life_days: float = 150.0
-    prior_events: float = 3.0
+    prior_items: float = 5.0
     repeat_half_life_days: float = 28.0
     repeat_smoothing: float = 0.05
     mixing: tuple[float, float, float, float] = (1.0, 1.0, 2.0, 1.0)
-    merchant_prior_purchases: float = 2000.0
-    train_table: bool = True
-    train_mixing: bool = False
+    merchant_prior_purchases: float = 4000.0
+    trained: tuple[str, ...] = ("table", "context")
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "history_events", "negatives", "window_days"):
+        for name in ("dimension", "history_events", "past_events", "targets", "negatives", "window_days"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.targets < 2:
-            raise ConfigError(f"targets must be at least 2, one for each view, found {self.targets}")
-        for name in ("history_half_life_days", "repeat_half_life_days", "repeat_smoothing", "prior_events"):
+        for name in ("repeat_half_life_days", "repeat_smoothing", "prior_items"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}")
-        if not 0.0 <= self.basket_share <= 1.0:
-            raise ConfigError(f"basket_share is a share in [0, 1], found {self.basket_share}")
-        if not (self.train_table or self.train_mixing):
-            raise ConfigError("nothing to train: set train_table or train_mixing")
+        if not self.trained or not set(self.trained) <= set(_PARTS):
+            raise ConfigError(f"trained names at least one of {sorted(_PARTS)}, found {self.trained}")
 
 
 PRIVATE = RecommendationConfig(dimension=16)
@@ -90,9 +88,10 @@ class RecommendationModel(nn.Module):
 
     def __init__(self, config: RecommendationConfig, codes_VA: NDArray[np.integer], seed: int) -> None:
         super().__init__()
-        self.tower = ContentTower(codes_VA, config.dimension, prior_events=config.prior_events, seed=seed)
-        self.tower.attributes.weight.requires_grad_(config.train_table)
-        self.mixing = Mixing(config.mixing, trainable=config.train_mixing)
+        self.tower = ContentTower(codes_VA, config.dimension, prior_items=config.prior_items, seed=seed)
+        self.mixing = Mixing(config.mixing)
+        for part, name in _PARTS.items():
+            self.get_parameter(name).requires_grad_(part in config.trained)
         self.register_buffer(_LEAGUE, torch.zeros(len(codes_VA)))
         self.register_buffer(_MERCHANT, torch.zeros(len(codes_VA)))
 
@@ -114,9 +113,9 @@ class RecommendationTask:
         self._league_log_popularity = league_log_popularity
         self._shape = SampleShape(
             history=config.history_events,
+            past=config.past_events,
             targets=config.targets,
             window_days=config.window_days,
-            basket_share=config.basket_share,
         )
 
     @property
@@ -162,27 +161,21 @@ class RecommendationTask:
     def loss_per_user(self, model: nn.Module, batch: RecommendationBatch, negatives: Tensor) -> Tensor:
         """float32 [B]; every weight is used with a batch dimension of users, the shared negatives too."""
         assert isinstance(model, RecommendationModel)
-        users, targets = len(batch), self.config.targets
-        candidates_BC = torch.cat([batch.targets, negatives.expand(users, -1)], dim=1)
-        length = batch.history.shape[1]
+        users, targets, length = len(batch), self.config.targets, self.config.history_events
         device = batch.history.device.type
+        candidates_BC = torch.cat([batch.targets, negatives.expand(users, -1)], dim=1)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             vectors = model.tower.items(torch.cat([batch.history, candidates_BC], dim=1))
-            weights_BL = self._history_weights(batch.history, batch.age_days)
-            user_BD = model.tower.user(vectors[:, :length], weights_BL)
+            user_BD = model.tower.user(vectors[:, :length], self._item_weights(batch.history))
             tower_BC = torch.einsum("bd,bcd->bc", user_BD, vectors[:, length:]).float()
-            repeats, recent = self._repeats(batch.history, batch.age_days)
-            scores_BC = model.mixing(
-                tower_BC,
-                model.league_log_popularity[candidates_BC],
-                repeats.gather(1, candidates_BC),
-                recent.gather(1, candidates_BC),
-            )
+            # Whatever counts in this loss is new to the user, so both repeat features are 0.
+            never = torch.zeros_like(tower_BC)
+            scores_BC = model.mixing(tower_BC, model.league_log_popularity[candidates_BC], never, never)
+        owned_BV = own_counts(batch.past, (batch.past > 0).float(), self.n_items + 1)
         return sampled_softmax(
             scores_BC[:, :targets],
             scores_BC[:, targets:],
-            owned_BN=repeats.gather(1, candidates_BC)[:, targets:] > 0,
-            novel_BT=batch.novel,
+            owned_BN=owned_BV[:, negatives] > 0,
             weights_BT=batch.weights,
             n_items=self.n_items,
         )
@@ -209,7 +202,7 @@ class RecommendationTask:
     def decide(self, model: RecommendationModel, history_BL: Tensor, age_days_BL: Tensor) -> Tensor:
         """Decision scores [B, V+1] from padded histories: what the exported scorer computes."""
         vectors_VD = self.item_vectors(model)
-        user_BD = model.tower.user(vectors_VD[history_BL], self._history_weights(history_BL, age_days_BL))
+        user_BD = model.tower.user(vectors_VD[history_BL], self._item_weights(history_BL))
         repeats, recent = self._repeats(history_BL, age_days_BL)
         scores_BV: Tensor = model.mixing(user_BD @ vectors_VD.T, model.merchant_log_popularity, repeats, recent)
         scores_BV[:, 0] = -torch.inf
@@ -240,8 +233,8 @@ class RecommendationTask:
             ScorerParts(
                 item_vectors=vectors_VD,
                 mixing=(tower, popularity, repeats, recent),
-                prior_events=self.config.prior_events,
-                history_half_life_days=self.config.history_half_life_days,
+                context=model.tower.context.weight.detach().cpu().numpy(),
+                prior_items=self.config.prior_items,
                 repeat_half_life_days=self.config.repeat_half_life_days,
                 repeat_smoothing=self.config.repeat_smoothing,
             )
@@ -257,8 +250,11 @@ class RecommendationTask:
         check_scorer(scorer, reference, model.merchant_log_popularity.cpu().numpy())
         return ExportedScorer(scorer, item_vectors_npy(vectors_VD))
 
-    def _history_weights(self, history_BL: Tensor, age_days_BL: Tensor) -> Tensor:
-        return recency_weights(history_BL > 0, age_days_BL, self.config.history_half_life_days)
+    def _item_weights(self, history_BL: Tensor) -> Tensor:
+        """1 / (events with this item) for each event, 0 at padding: each distinct item weighs 1."""
+        present_BL = (history_BL > 0).float()
+        counts_BL = own_counts(history_BL, present_BL, self.n_items + 1).gather(1, history_BL)
+        return present_BL / counts_BL.clamp_min(1.0)
 
     def _repeats(self, history_BL: Tensor, age_days_BL: Tensor) -> tuple[Tensor, Tensor]:
         present_BL = (history_BL > 0).float()

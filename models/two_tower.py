@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The content two-tower: an item is the sum of its public attributes, a user is the mean of their own history.
+"""The content two-tower: an item is the sum of its public attributes, a user is the mean of the items they own.
 
 E = F·P: F is the public multi-hot attribute matrix [V+1, X], P the learnt table [X, D] of attribute values; both
-towers share it. No user and no item has a row of its own, so what travels is small and an unseen item works.
+towers share it. No user and no item has a row of its own, so what travels is small and an unseen item works. A
+second, tiny part adds what users with few or many items have in common.
 
 Shapes: B users, L history, S items per user, V items, A attributes, X attribute values, D dimension.
 
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 
 from models.errors import ConfigError
 
-__all__ = ["ContentTower", "recency_weights"]
+__all__ = ["CONTEXT", "ContentTower"]
+
+CONTEXT = 3
+"""1, x and x² of x = log(1 + distinct items) / 3 - 1, which is about -1 … 1 from none to 400 items."""
 
 
 class ContentTower(nn.Module):
@@ -28,20 +32,22 @@ class ContentTower(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, codes_VA: NDArray[np.integer], dimension: int, *, prior_events: float, seed: int) -> None:
+    def __init__(self, codes_VA: NDArray[np.integer], dimension: int, *, prior_items: float, seed: int) -> None:
         super().__init__()
         if codes_VA.ndim != 2 or not codes_VA.shape[1] or len(codes_VA) < 2:
             raise ConfigError(f"a content tower needs an item and an attribute, found codes {codes_VA.shape}")
         sizes = codes_VA.max(axis=0).astype(np.int64) + 1
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)[:-1]])
         self.register_buffer("codes", torch.from_numpy(codes_VA.astype(np.int64) + starts), persistent=False)
-        self.prior_events = prior_events
+        self.prior_items = prior_items
         self.scale = 1.0 / math.sqrt(codes_VA.shape[1])
         self.attributes = nn.Embedding(int(sizes.sum()), dimension)
+        self.context = nn.Linear(CONTEXT, dimension, bias=False)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             # Rows of unit length on average: at the start a dot product counts the attributes in common.
             self.attributes.weight.normal_(0.0, 1.0 / math.sqrt(dimension), generator=generator)
+            self.context.weight.zero_()
 
     def items(self, items_BS: Tensor) -> Tensor:
         """int64 [B, S] to item vectors [B, S, D]."""
@@ -49,14 +55,12 @@ class ContentTower(nn.Module):
         return vectors_BSAD.sum(dim=2) * self.scale
 
     def user(self, vectors_BLD: Tensor, weights_BL: Tensor) -> Tensor:
-        """The weighted mean of a history's item vectors, [B, D]; weight 0 at padding, no event gives zeros.
+        """The user's vector [B, D] from a history's item vectors; the weights of one item's events add up to 1.
 
-        `prior_events` events of weight 1 at the origin pull short histories towards "an average user".
+        The mean over distinct items, pulled by `prior_items` items at the origin, plus the context part.
         """
-        total_B1 = weights_BL.sum(dim=1, keepdim=True) + self.prior_events
-        return torch.einsum("bl,bld->bd", weights_BL, vectors_BLD) / total_B1
-
-
-def recency_weights(present_BL: Tensor, age_days_BL: Tensor, half_life_days: float) -> Tensor:
-    """0.5 ** (age / half-life), float32 [B, L], 0 where `present_BL` is false."""
-    return torch.exp2(-age_days_BL / half_life_days) * present_BL
+        distinct_B1 = weights_BL.sum(dim=1, keepdim=True)
+        mean_BD = torch.einsum("bl,bld->bd", weights_BL, vectors_BLD) / (distinct_B1 + self.prior_items)
+        x_B1 = torch.log1p(distinct_B1) / 3.0 - 1.0
+        context_BD: Tensor = self.context(torch.cat([torch.ones_like(x_B1), x_B1, x_B1 * x_B1], dim=1))
+        return mean_BD + context_BD
