@@ -21,6 +21,7 @@ given as `shared` was drawn without looking at any user; `check_users_independen
 loss.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -143,8 +144,12 @@ class PerUserGradients:
             _refuse_mixed_users(losses_B, recorder.uses)
             self._checked.add(signature)
         grads = torch.autograd.grad(losses_B.sum(), outputs, allow_unused=True) if outputs else ()
+        memory = Counter(g.untyped_storage().data_ptr() for g in grads if g is not None)
         for use, grad in zip(recorder.uses, grads, strict=True):
             use.grad = grad
+            use.owned = (
+                grad is not None and grad.is_contiguous() and memory[grad.untyped_storage().data_ptr()] == 1
+            )
         with torch.no_grad():
             return build_parts([u for u in recorder.uses if u.grad is not None], self.parameters, size)
 

@@ -14,18 +14,48 @@ from torch import Tensor
 
 from privacy.stages import Rows
 
-__all__ = ["MatrixPart", "Part", "VectorPart", "product_norms"]
+__all__ = ["MatrixPart", "Part", "Products", "VectorPart"]
 
-_CHUNK_FLOATS: Final = 1 << 19  # 2 MiB of float32: stays in a core's cache
+_CHUNK_FLOATS: Final = 1 << 18  # 1 MiB of float32: stays in a core's cache
+_KEEP_FLOATS: Final = 1 << 23  # 32 MiB: keep what the norms needed for the sum, rather than form it twice
 
 
-def product_norms(rows_BSO: Tensor, cols_BSI: Tensor) -> Tensor:
-    """Squared norm of sum_s rows[b, s] cols[b, s]^T for each user, float [B]."""
-    if rows_BSO.shape[1] == 1:
-        return rows_BSO[:, 0].square().sum(1) * cols_BSI[:, 0].square().sum(1)
-    step = max(1, _CHUNK_FLOATS // max(1, rows_BSO.shape[2] * cols_BSI.shape[2]))
-    chunks = zip(torch.split(rows_BSO, step), torch.split(cols_BSI, step), strict=True)
-    return torch.cat([torch.bmm(r.mT, c).square().sum((1, 2)) for r, c in chunks])
+class Products:
+    """Per-user matrices sum_s rows[b, s] cols[b, s]^T [B, O, I], formed when needed, for a few users at a time."""
+
+    def __init__(self, rows_BSO: Tensor, cols_BSI: Tensor) -> None:
+        self.rows, self.cols = rows_BSO, cols_BSI
+        self._formed: Tensor | None = None
+
+    def squared_norms(self) -> Tensor:
+        """Float [B]."""
+        rows, cols = self.rows, self.cols
+        if rows.shape[1] == 1:
+            return rows[:, 0].square().sum(1) * cols[:, 0].square().sum(1)
+        size, floats = rows.shape[0], rows.shape[2] * cols.shape[2]
+        if size * floats <= _KEEP_FLOATS:
+            self._formed = torch.empty(size, rows.shape[2], cols.shape[2], device=rows.device)
+        squares, step = torch.empty(size, device=rows.device), max(1, _CHUNK_FLOATS // max(1, floats))
+        for begin in range(0, size, step):
+            at = slice(begin, begin + step)
+            out = None if self._formed is None else self._formed[at]
+            formed = torch.bmm(rows[at].mT, cols[at], out=out)
+            squares[at] = torch.linalg.vector_norm(formed.flatten(1), dim=1).square_()
+        return squares
+
+    def weighted_sum(self, weights_B: Tensor) -> Tensor:
+        """sum_b weights[b] * matrix_b, [O, I]."""
+        total: Tensor
+        if self._formed is not None:
+            total = (weights_B @ self._formed.flatten(1)).view(self._formed.shape[1:])
+        else:
+            total = self.rows.flatten(0, 1).T @ (self.cols * weights_B[:, None, None]).flatten(0, 1)
+        return total
+
+    def without(self, bad_B: Tensor) -> "Products":
+        """The same with nothing for the users where bad_B is true."""
+        bad = bad_B[:, None, None]
+        return Products(self.rows.masked_fill(bad, 0), self.cols.masked_fill(bad, 0))
 
 
 class Part(ABC):
@@ -55,21 +85,19 @@ class MatrixPart(Part):
 
     def __init__(self, name: str, rows_BSO: Tensor, cols_BSI: Tensor) -> None:
         self.name = name
-        self._rows, self._cols = rows_BSO.float(), cols_BSI.float()
+        self._products = Products(rows_BSO.float(), cols_BSI.float())
 
     def squared_norms(self) -> Tensor:
-        return product_norms(self._rows, self._cols)
+        return self._products.squared_norms()
 
     def weighted_sum(self, weights_B: Tensor) -> Tensor:
-        total: Tensor = (self._rows * weights_B[:, None, None]).flatten(0, 1).T @ self._cols.flatten(0, 1)
-        return total
+        return self._products.weighted_sum(weights_B)
 
     def per_user(self) -> Tensor:
-        return torch.bmm(self._rows.mT, self._cols)
+        return torch.bmm(self._products.rows.mT, self._products.cols)
 
     def drop_users(self, bad_B: Tensor) -> None:
-        self._rows = self._rows.masked_fill(bad_B[:, None, None], 0)
-        self._cols = self._cols.masked_fill(bad_B[:, None, None], 0)
+        self._products = self._products.without(bad_B)
 
 
 class VectorPart(Part):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from privacy.clipping_layers import MatrixPart, Part, VectorPart, product_norms
-from privacy.clipping_uses import LinearUse, NormUse, RowsUse, ScoresUse, SpreadUse, Use
+from privacy.clipping_layers import MatrixPart, Part, Products, VectorPart
+from privacy.clipping_uses import LinearUse, NormUse, RowsUse, ScoredRows, ScoresUse, SpreadUse, Use
 from privacy.errors import UnsupportedUse
 from privacy.stages import Rows
 
@@ -33,11 +33,16 @@ class _Lookups:
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """Scores of shared rows: gradients p [B, T, K] at the scores, x [B, T, D] the vectors scored with, row [K]."""
+    """Scores of shared rows: gradients p [B, T, N] at the scores, x [B, T, D] the vectors scored with, row [N].
+
+    A row that stands more than once has its gradient at column `first` [K] alone, the others are zero. p may be
+    written to.
+    """
 
     p: Tensor
     x: Tensor
     row: Tensor
+    first: Tensor
 
 
 class RowsPart(Part):
@@ -47,41 +52,35 @@ class RowsPart(Part):
         self.name = name
         self._shape = tuple(parameter.shape)
         self._size = size
-        self._own, self._shared = own, shared
+        self._own, self._shared, self._row = own, None, own.row
         if shared is not None:
-            self._own, self._shared = _disjoint(own, shared, self._shape[0])
+            self._own = _take_common_rows(own, shared, self._shape[0])
+            self._shared, self._row = Products(shared.p, shared.x), shared.row
 
     def squared_norms(self) -> Tensor:
-        own = self._own
-        squares = torch.zeros(self._size, device=own.values.device)
-        squares.index_add_(0, own.user, own.values.square().sum(1))
-        shared = self._shared
-        if shared is None:
-            return squares
-        return squares + product_norms(shared.p, shared.x)
+        squares = torch.zeros(self._size, device=self._own.values.device)
+        squares.index_add_(0, self._own.user, self._own.values.square().sum(1))
+        return squares if self._shared is None else squares + self._shared.squared_norms()
 
     def weighted_sum(self, weights_B: Tensor) -> tuple[Rows, ...]:
         own = self._own
         rows = [Rows(self._shape, own.row, own.values * weights_B[own.user, None])]
         if self._shared is not None:
-            x = self._shared.x * weights_B[:, None, None]
-            total: Tensor = self._shared.p.flatten(0, 1).T @ x.flatten(0, 1)
-            rows.append(Rows(self._shape, self._shared.row, total))
+            rows.append(Rows(self._shape, self._row, self._shared.weighted_sum(weights_B)))
         return tuple(rows)
 
     def per_user(self) -> Tensor:
         out = torch.zeros(self._size, *self._shape, device=self._own.values.device)
         out.index_put_((self._own.user, self._own.row), self._own.values, accumulate=True)
         if self._shared is not None:
-            out.index_add_(1, self._shared.row, torch.bmm(self._shared.p.mT, self._shared.x))
+            out.index_add_(1, self._row, torch.bmm(self._shared.rows.mT, self._shared.cols))
         return out
 
     def drop_users(self, bad_B: Tensor) -> None:
-        own, shared = self._own, self._shared
+        own = self._own
         self._own = _Lookups(own.user, own.row, own.values.masked_fill(bad_B[own.user, None], 0))
-        if shared is not None:
-            bad = bad_B[:, None, None]
-            self._shared = _Scores(shared.p.masked_fill(bad, 0), shared.x.masked_fill(bad, 0), shared.row)
+        if self._shared is not None:
+            self._shared = self._shared.without(bad_B)
 
 
 def _summed(lookups: _Lookups, table_rows: int) -> _Lookups:
@@ -93,18 +92,16 @@ def _summed(lookups: _Lookups, table_rows: int) -> _Lookups:
     return _Lookups(unique // table_rows, unique % table_rows, values)
 
 
-def _disjoint(own: _Lookups, shared: _Scores, table_rows: int) -> tuple[_Lookups, _Scores]:
-    """Move the users' own rows that are also shared rows from the shared part to the own part."""
+def _take_common_rows(own: _Lookups, shared: _Scores, table_rows: int) -> _Lookups:
+    """Move users' own rows that are also shared rows from the shared part to the own part."""
     place = torch.full((table_rows,), -1, dtype=torch.int64, device=own.row.device)
-    place[shared.row] = torch.arange(len(shared.row), device=own.row.device)
+    place[shared.row[shared.first]] = shared.first
     column = place[own.row]
     both = (column >= 0).nonzero()[:, 0]
     user, column = own.user[both], column[both]
-    p = shared.p.clone()
-    moved = torch.einsum("mt,mtd->md", p[user, :, column], shared.x[user])
-    values = own.values.index_add(0, both, moved)
-    p[user, :, column] = 0
-    return _Lookups(own.user, own.row, values), _Scores(p, shared.x, shared.row)
+    moved = torch.einsum("mt,mtd->md", shared.p[user, :, column], shared.x[user])
+    shared.p[user, :, column] = 0
+    return _Lookups(own.user, own.row, own.values.index_add_(0, both, moved))
 
 
 def build_parts(uses: Sequence[Use], parameters: Mapping[str, nn.Parameter], size: int) -> list[Part]:
@@ -155,17 +152,20 @@ def _own_rows(uses: Sequence[RowsUse], parameter: nn.Parameter, name: str) -> _L
 def _shared_rows(
     scores: Sequence[ScoresUse], linear: Sequence[LinearUse], parameter: nn.Parameter, name: str
 ) -> _Scores | None:
-    """All scores of one table over its distinct shared rows; positions of several uses one after another."""
+    """All scores of one table over its shared rows; positions of several uses one after another."""
     pieces = [piece for use in scores for piece in use.scores(name)]
     for tied in linear:  # F.linear with the whole table: every row is shared
         p, x = tied.rows_and_columns()
         every = torch.arange(parameter.shape[0], device=parameter.device)
-        pieces.append((p, x, every[:, None], 1.0, None))
+        pieces.append(ScoredRows(p, x, every[:, None], 1.0, None, owned=False))
     if not pieces:
         return None
-    row = torch.unique(torch.cat([_without(index, padding) for _, _, index, _, padding in pieces]))
-    collected = [_collect(p, index, scale, padding, row) for p, _, index, scale, padding in pieces]
-    return _Scores(torch.cat(collected, 1), torch.cat([x for _, x, *_ in pieces], 1), row)
+    if len(pieces) == 1 and (folded := _folded(pieces[0])) is not None:
+        return folded
+    row = torch.unique(torch.cat([_without(piece.row, piece.padding) for piece in pieces]))
+    p_BTK = torch.cat([_collect(piece, row) for piece in pieces], 1)
+    x_BTD = torch.cat([piece.x for piece in pieces], 1)
+    return _Scores(p_BTK, x_BTD, row, torch.arange(len(row), device=row.device))
 
 
 def _without(index: Tensor, padding: int | None) -> Tensor:
@@ -173,17 +173,30 @@ def _without(index: Tensor, padding: int | None) -> Tensor:
     return flat if padding is None else flat[flat != padding]
 
 
-def _collect(p_BTN: Tensor, index_NJ: Tensor, scale: float, padding: int | None, row_K: Tensor) -> Tensor:
-    """p over shared vectors n, each a sum of table rows index[n], as p over distinct table rows [B, T, K]."""
-    n, j = index_NJ.shape
-    real_NJ = torch.ones_like(index_NJ, dtype=torch.bool) if padding is None else index_NJ != padding
-    if j == 1 and len(row_K) == n:
-        ordered, order = torch.sort(index_NJ[:, 0])
-        if torch.equal(ordered, row_K):  # no row twice
-            return p_BTN.index_select(2, order) * scale
-    column_NJ = torch.searchsorted(row_K, index_NJ.contiguous()).clamp_max(max(0, len(row_K) - 1))
-    incidence_NK = torch.zeros(n, len(row_K), device=p_BTN.device)
+def _folded(piece: ScoredRows) -> _Scores | None:
+    """Few repeated rows: fold their columns into the first one, in place. None where that would not pay."""
+    row = piece.row[:, 0]
+    unique, inverse = torch.unique(row, return_inverse=True)
+    if piece.row.shape[1] != 1 or piece.factor != 1.0 or len(unique) < 0.9 * len(row):
+        return None
+    order = torch.arange(len(row), device=row.device)
+    first = torch.full_like(unique, len(row)).scatter_reduce_(0, inverse, order, "amin")
+    p = piece.p if piece.owned else piece.p.clone()
+    for column in (first[inverse] != order).nonzero()[:, 0].tolist():
+        p[:, :, first[inverse[column]]] += p[:, :, column]
+        p[:, :, column] = 0
+    if piece.padding is not None:
+        p[:, :, row == piece.padding] = 0
+    return _Scores(p, piece.x, row, first)
+
+
+def _collect(piece: ScoredRows, row_K: Tensor) -> Tensor:
+    """Gradients at scores of shared vectors, each a sum of table rows, as gradients at table rows [B, T, K]."""
+    n, _ = piece.row.shape
+    real_NJ = torch.ones_like(piece.row, dtype=torch.bool) if piece.padding is None else piece.row != piece.padding
+    column_NJ = torch.searchsorted(row_K, piece.row.contiguous()).clamp_max(max(0, len(row_K) - 1))
+    incidence_NK = torch.zeros(n, len(row_K), device=row_K.device)
     at, what = real_NJ.nonzero(as_tuple=True)
-    factors = torch.full((len(at),), scale, device=p_BTN.device)
+    factors = torch.full((len(at),), piece.factor, device=row_K.device)
     incidence_NK.index_put_((at, column_NJ[at, what]), factors, accumulate=True)
-    return p_BTN @ incidence_NK
+    return piece.p @ incidence_NK

@@ -15,7 +15,17 @@ from torch.nn import functional
 
 from privacy.errors import UnsupportedUse
 
-__all__ = ["LinearUse", "NormUse", "RowsUse", "ScoresUse", "SharedVectors", "Spread", "SpreadUse", "Use"]
+__all__ = [
+    "LinearUse",
+    "NormUse",
+    "RowsUse",
+    "ScoredRows",
+    "ScoresUse",
+    "SharedVectors",
+    "Spread",
+    "SpreadUse",
+    "Use",
+]
 
 # (table, rows [..., J] that are summed, factor, padding row without gradient)
 Term = tuple[str, Tensor, float, int | None]
@@ -32,6 +42,7 @@ class Use(ABC):
     def __init__(self, output: Tensor, kept: Tensor | None = None) -> None:
         self.output = output
         self.grad: Tensor | None = None
+        self.owned = False  # whether grad's memory is nobody else's
         self._kept = kept
         self._versions = (output._version, -1 if kept is None else kept._version)
 
@@ -164,14 +175,30 @@ class ScoresUse(Use):
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for name, *_ in self._terms))
 
-    def scores(self, name: str) -> list[tuple[Tensor, Tensor, Tensor, float, int | None]]:
-        """For each term of this table: gradient [B, T, N], input [B, T, D], rows [N, J], factor, padding row."""
+    def scores(self, name: str) -> "list[ScoredRows]":
+        """This table's share of the scores' gradient, one for each term."""
         gradient, x = _positions(self.gradient), _positions(self._input.detach().float())
+        owned = self.owned and len(self._terms) == 1
         return [
-            (gradient, x, index.long(), factor, padding)
+            ScoredRows(gradient, x, index.long(), factor, padding, owned)
             for table, index, factor, padding in self._terms
             if table == name
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Gradient p [B, T, N] at the scores of x [B, T, D] against N sums of table rows [N, J] times a factor.
+
+    owned: nobody else holds p's memory, so that it may be overwritten.
+    """
+
+    p: Tensor
+    x: Tensor
+    row: Tensor
+    factor: float
+    padding: int | None
+    owned: bool
 
 
 @dataclass(frozen=True, slots=True)

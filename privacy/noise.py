@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian noise from a keyed stream, added to a clipped sum in one streaming pass.
 
-`secure`: AES-256 in counter mode under a key for this stream alone; 8 bytes a draw give an odd multiple of
-2^-53 in (-1, 1), and sqrt(2) erfinv of it in float64 is the normal (inverse CDF, largest value 8.2). `fast`:
-torch's generator (Mersenne twister), for simulations.
+`secure`: AES-256 in counter mode under a key for this stream alone; Box-Muller with a radius from 63 bits (largest
+value 9.4) and an angle from 32 bits, its functions in float32, their product in float64. `fast`: torch's Mersenne
+twister, for simulations.
 
-Floating-point Gaussians only approximate the real-valued mechanism of the proof: their low-order bits can
-betray what they were added to (Mironov 2012). Sum and noise are added in float64 and rounded to a grid of
-2^-20 of the deviation, which drops those bits. This is a mitigation, not a proof; noise in the integers is
-the proof.
+Floating-point Gaussians only approximate the real-valued mechanism of the proof: their low-order bits can betray
+what they were added to (Mironov 2012). With `secure`, sum and noise are added in float64 and rounded to a grid
+of 2^-20 of the deviation, which drops those bits: a mitigation, not a proof. Noise in the integers is the proof.
 
 Guarantees:
 - the noise has the stated deviation
@@ -22,6 +21,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -39,7 +39,7 @@ _TAG_LABEL: Final = b"hansa.privacy.noise/1/label\x00"
 _TAG_SEED: Final = b"hansa.privacy.noise/1/seed\x00"
 _CHUNK: Final = 1 << 15  # draws at a time: all buffers of the pass stay in a core's cache
 _GRID_BITS: Final = 20
-_ZEROS: Final = bytes(8 * _CHUNK)
+_ZEROS: Final = bytes(6 * _CHUNK)
 
 
 class NoiseStream(ABC):
@@ -52,20 +52,75 @@ class NoiseStream(ABC):
     def standard_normal(self, out: Tensor) -> None:
         """Fill a contiguous float64 CPU tensor [n] with the next n independent standard normals."""
 
+    @abstractmethod
+    def add_to(self, total: Tensor, deviation: float) -> None:
+        """total += noise of `deviation`, in chunks that stay in cache; total is float32 [n] on the CPU."""
+
 
 class _SecureStream(NoiseStream):
+    """Chunk i is made from the i-th stretch of the key stream, so threads change nothing in the result."""
+
     def __init__(self, key: bytes, label: str) -> None:
         super().__init__(label)
-        # A key serves one stream only, so the counter may start at zero.
-        self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        self._bytes = bytearray(8 * _CHUNK + 15)
+        self._key, self._chunks = key, 0
 
     def standard_normal(self, out: Tensor) -> None:
-        for part in out.split(_CHUNK):  # type: ignore[no-untyped-call]
-            n = part.numel()
-            self._stream.update_into(memoryview(_ZEROS)[: 8 * n], self._bytes)
-            part.copy_(torch.frombuffer(self._bytes, dtype=torch.int64, count=n) >> 11)
-            part.add_(0.5).mul_(2.0**-52).erfinv_().mul_(math.sqrt(2.0))
+        drawer = _Drawer(self._key, self._take(out))
+        for part in torch.split(out, _CHUNK):
+            drawer.draw(part)
+
+    def add_to(self, total: Tensor, deviation: float) -> None:
+        threads = torch.get_num_threads()
+        share = _CHUNK * math.ceil(total.numel() / _CHUNK / threads)
+        begin, parts = self._take(total), torch.split(total, max(share, _CHUNK))
+        if len(parts) == 1:
+            _Drawer(self._key, begin).add_to(total, deviation)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            drawers = [_Drawer(self._key, begin + i * share // _CHUNK) for i in range(len(parts))]
+            done = [pool.submit(d.add_to, part, deviation) for d, part in zip(drawers, parts, strict=True)]
+            for each in done:
+                each.result()
+
+    def _take(self, out: Tensor) -> int:
+        begin = self._chunks
+        self._chunks += math.ceil(out.numel() / _CHUNK)
+        return begin
+
+
+class _Drawer:
+    """Normals from one key stream, chunk by chunk from `chunk` on."""
+
+    def __init__(self, key: bytes, chunk: int) -> None:
+        counter = (chunk * len(_ZEROS) // 16).to_bytes(16, "big")
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+        self._bytes = bytearray(len(_ZEROS) + 15)
+        half = _CHUNK // 2
+        self._radius_bits = torch.frombuffer(self._bytes, dtype=torch.int64, count=half)
+        self._angle_bits = torch.frombuffer(self._bytes, dtype=torch.int32, count=half, offset=8 * half)
+        self._radius, self._angle, self._part = torch.empty(3, half)
+        self._noise, self._held = torch.empty(2, _CHUNK, dtype=torch.float64)
+
+    def draw(self, out: Tensor) -> None:
+        """Box & Muller 1958: radius sqrt(-2 log u) with u in (0, 1], angle even in [-pi, pi]."""
+        self._stream.update_into(_ZEROS, self._bytes)
+        radius, angle, part = self._radius, self._angle, self._part
+        radius.copy_(self._radius_bits.bitwise_and_((1 << 63) - 1)).add_(0.5).mul_(2.0**-63)
+        radius.log_().mul_(-2).sqrt_()
+        angle.copy_(self._angle_bits).mul_(math.pi * 2.0**-31)
+        half = _CHUNK // 2
+        cosines, sines = out[:half], out[half:]
+        cosines.copy_(torch.cos(angle, out=part)[: len(cosines)]).mul_(radius[: len(cosines)])
+        sines.copy_(torch.sin(angle, out=part)[: len(sines)]).mul_(radius[: len(sines)])
+
+    def add_to(self, total: Tensor, deviation: float) -> None:
+        """total += noise, rounded to the grid."""
+        grid = 2.0 ** (math.floor(math.log2(deviation)) - _GRID_BITS)
+        for chunk in torch.split(total, _CHUNK):
+            noise, held = self._noise[: chunk.numel()], self._held[: chunk.numel()]
+            self.draw(noise)
+            held.copy_(chunk).mul_(1 / grid).add_(noise, alpha=deviation / grid).round_()
+            chunk.copy_(held.mul_(grid))
 
 
 class _FastStream(NoiseStream):
@@ -74,7 +129,13 @@ class _FastStream(NoiseStream):
         self._generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
 
     def standard_normal(self, out: Tensor) -> None:
-        out.copy_(torch.empty(out.shape, dtype=torch.float32).normal_(generator=self._generator))
+        for part in torch.split(out, _CHUNK):
+            part.copy_(torch.empty(part.shape, dtype=torch.float32).normal_(generator=self._generator))
+
+    def add_to(self, total: Tensor, deviation: float) -> None:
+        noise = torch.empty(min(_CHUNK, total.numel()))
+        for chunk in torch.split(total, _CHUNK):
+            chunk.add_(noise[: chunk.numel()].normal_(generator=self._generator), alpha=deviation)
 
 
 class NoiseSource:
@@ -159,16 +220,8 @@ def add_noise_to_array(values: npt.NDArray[Any], deviation: float, stream: Noise
 
 
 def _add_in_one_pass(total: Tensor, deviation: float, stream: NoiseStream) -> None:
-    """total += noise, rounded to the grid; in chunks that stay in cache. total is float32 and contiguous."""
+    """total += noise; total is float32 and contiguous, on any device (noise is always drawn on the CPU)."""
+    held = total.cpu().view(-1)
+    stream.add_to(held, deviation)
     if total.device.type != "cpu":
-        held = total.cpu()
-        _add_in_one_pass(held, deviation, stream)
-        total.copy_(held)
-        return
-    grid = 2.0 ** (math.floor(math.log2(deviation)) - _GRID_BITS)
-    noise = torch.empty(min(_CHUNK, total.numel()), dtype=torch.float64)
-    for chunk in torch.split(total.view(-1), _CHUNK):
-        drawn = noise[: chunk.numel()]
-        stream.standard_normal(drawn)
-        drawn.mul_(deviation / grid).add_(chunk, alpha=1 / grid).round_().mul_(grid)
-        chunk.copy_(drawn)
+        total.copy_(held.view(total.shape))

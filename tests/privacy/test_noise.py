@@ -74,13 +74,23 @@ def test_neighbouring_draws_are_independent():
         assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 6 / math.sqrt(N - lag)
 
 
-def test_how_draws_are_split_over_calls_does_not_matter():
-    whole = drawn(NoiseSource.from_seed(5), "split", 100_000)
-    stream = NoiseSource.from_seed(5).stream("split")
-    parts = [torch.empty(n, dtype=torch.float64) for n in (1, 40_000, 59_999)]
-    for part in parts:
-        stream.standard_normal(part)
-    np.testing.assert_array_equal(whole, torch.cat(parts).numpy())
+def test_threads_change_nothing():
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            stream = NoiseSource.from_seed(5).stream("threads")
+            found.append([add_noise_to_array(np.zeros(n), 1.0, stream) for n in (200_000, 7, 40_000)])
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, three)
+    assert abs(np.corrcoef(found[0][0][:40_000], found[0][2])[0, 1]) < 6 / 200
+
+
+def test_a_failure_in_a_thread_is_not_lost():
+    with pytest.raises((RuntimeError, TypeError)):
+        NoiseSource.fresh().stream("x").add_to(torch.zeros(200_000, 2), 1.0)
 
 
 def test_a_label_is_drawn_from_once_per_source():
