@@ -3,7 +3,11 @@
 
 Flower starts one process per message, with code that came from the platform. So this app holds no data, no key
 and no model: it passes the message over the worker's UNIX socket (`--node-config 'socket="/path"'`) and the
-answer back. It imports neither torch nor data.
+answer back.
+
+Guarantees:
+- It imports neither torch nor data.
+- Of a failure at the merchant the platform reads a reason that was meant for it, or that there was none.
 
 In Flower's simulation runtime, where nodes have a `partition-id` and no socket, the same worker is opened in this
 process, on the home of that number below `homes` in the run config.
@@ -19,7 +23,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.errors import ClientError
+from client.errors import Refused, WireError
 from client.wire import Reply, Request, Scalar, decode_reply, encode_request, receive_frame, send_frame
 
 if TYPE_CHECKING:
@@ -35,16 +39,23 @@ app = ClientApp()
 
 
 def request_of(message: Message) -> Request:
-    """The worker's request in a Flower message: `train`, or the action of a query such as `query.popularity`."""
+    """The worker's request in a Flower message: `train`, or the action of a query such as `query.popularity`.
+
+    Raises:
+        WireError: the message holds something else.
+    """
     settings = dict(message.content.config_records.get(CONFIG, ConfigRecord()))
     records = (message.content.array_records.get(name, ArrayRecord()) for name in (ARRAYS, FIXED))
-    return Request(
-        kind=message.metadata.message_type.split(".")[-1],
-        run=str(settings.pop("run", "")),
-        round=int(cast(int, settings.pop("server-round", 0))),
-        arrays={name: array.numpy() for record in records for name, array in record.items()},
-        settings=cast(dict[str, Scalar], settings),
-    )
+    try:
+        return Request(
+            kind=message.metadata.message_type.split(".")[-1],
+            run=str(settings.pop("run", "")),
+            round=int(cast(int, settings.pop("server-round", 0))),
+            arrays={name: array.numpy() for record in records for name, array in record.items()},
+            settings=cast(dict[str, Scalar], settings),
+        )
+    except (TypeError, ValueError, OverflowError, EOFError) as wrong:
+        raise WireError(f"the message is no request of this version: {type(wrong).__name__}") from None
 
 
 def reply_to(message: Message, reply: Reply) -> Message:
@@ -65,11 +76,13 @@ def refusal_to(message: Message, reason: str) -> Message:
 
 
 def relay(message: Message, ask: Callable[[Request], Reply]) -> Message:
-    """Answer a Flower message through `ask`; a refusal becomes an error message with its reason."""
+    """Answer a Flower message through `ask`; whatever goes wrong becomes an error message with a reason."""
     try:
         return reply_to(message, ask(request_of(message)))
-    except ClientError as refused:
+    except (Refused, WireError) as refused:
         return refusal_to(message, str(refused))
+    except OSError as unreachable:
+        return refusal_to(message, f"this merchant's worker does not answer ({type(unreachable).__name__})")
 
 
 def ask_worker(path: str, request: Request) -> Reply:
@@ -78,7 +91,7 @@ def ask_worker(path: str, request: Request) -> Reply:
         connection.settimeout(WORKER_TIMEOUT_S)
         connection.connect(path)
         send_frame(connection, encode_request(request))
-        return decode_reply(receive_frame(connection))
+        return decode_reply(receive_frame(connection, WORKER_TIMEOUT_S))
 
 
 def answer(message: Message, context: Context) -> Message:

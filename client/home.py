@@ -10,13 +10,15 @@
 Guarantees:
 - A secret file that others can read, or of another length, is refused.
 - The text form of a home shows neither secret nor data.
+- A policy edited while the node runs counts from the next request.
 """
 
 import hashlib
+import json
 import os
 import secrets
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,11 +55,15 @@ class Home:
 
     path: Path
     settings: MerchantSettings
-    policy: Policy
     secret: bytes
 
     def __repr__(self) -> str:
         return f"Home(merchant={self.settings.name!r})"
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as the file says now; raises `privacy.errors.PolicyError`."""
+        return Policy.read(self.path / "policy.toml")
 
     @property
     def ledger(self) -> Path:
@@ -81,51 +87,73 @@ class Home:
 
 def open_home(path: Path) -> Home:
     """Read and check a home; raises `HomeError` or `privacy.errors.PolicyError`."""
-    return Home(
-        path, _settings(path / "merchant.toml"), Policy.read(path / "policy.toml"), _secret(path / "secret.key")
-    )
+    home = Home(path, read_settings(path / "merchant.toml"), read_secret(path / "secret.key"))
+    _ = home.policy
+    return home
 
 
 def create_home(path: Path, settings: MerchantSettings, policy: str, secret: bytes | None = None) -> None:
-    """Make a home with a fresh secret, or with `secret` where a simulation must repeat itself."""
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "merchant.toml").write_text(_toml(settings), "utf-8")
-    (path / "policy.toml").write_text(policy, "utf-8")
-    handle = os.open(path / "secret.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Make a home with a fresh secret, or with `secret` where a simulation must repeat itself.
+
+    Folder and files can be read by their owner alone.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(path / "merchant.toml", _toml(settings).encode())
+    write_private(path / "policy.toml", policy.encode())
+    write_private(path / "secret.key", secret or secrets.token_bytes(SECRET_BYTES))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read; it appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(secret or secrets.token_bytes(SECRET_BYTES))
+        os.fchmod(handle, 0o600)
+        file.write(data)
+    temporary.replace(path)
 
 
-def _settings(path: Path) -> MerchantSettings:
+def read_settings(path: Path) -> MerchantSettings:
+    """Read and check `merchant.toml`; raises `HomeError`."""
+    known = [field.name for field in fields(MerchantSettings)]
     try:
-        settings = msgspec.convert(tomllib.loads(path.read_text("utf-8")), MerchantSettings)
+        found = tomllib.loads(path.read_text("utf-8"))
+        if unknown := sorted(set(found) - set(known)):
+            raise HomeError(f"{path}: unknown {', '.join(unknown)}; it takes {', '.join(known)}")
+        settings = msgspec.convert(found, MerchantSettings)
     except OSError as missing:
         raise HomeError(f"{path}: {missing.strerror}; run `hansa merchant init` first") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as wrong:
         raise HomeError(f"{path}: {wrong}") from None
     if settings.train_until.tzinfo is None or settings.gate_until.tzinfo is None:
         raise HomeError(f"{path}: train_until and gate_until need a time zone, such as 2017-10-01T00:00:00Z")
+    if not settings.gate_until > settings.train_until:
+        raise HomeError(f"{path}: gate_until must lie after train_until, since the weeks between judge a release")
+    if not settings.name or not settings.events:
+        raise HomeError(f"{path}: name and events must not be empty")
     if settings.max_events < 1:
         raise HomeError(f"{path}: max_events must be at least 1, found {settings.max_events}")
     return settings
 
 
-def _secret(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
+    """Read and check `secret.key`; raises `HomeError`."""
     try:
-        mode, secret = path.stat().st_mode, path.read_bytes()
+        with path.open("rb") as file:
+            mode, secret = os.fstat(file.fileno()).st_mode, file.read(SECRET_BYTES + 1)
     except OSError as missing:
         raise HomeError(f"{path}: {missing.strerror}; run `hansa merchant init` first") from None
     if mode & 0o077:
         raise HomeError(f"{path}: others may read the secret (mode {mode & 0o777:o}); chmod 600 it")
     if len(secret) != SECRET_BYTES:
-        raise HomeError(f"{path}: expected {SECRET_BYTES} bytes, found {len(secret)}; restore the file")
+        raise HomeError(f"{path}: expected {SECRET_BYTES} bytes, found another length; restore the file")
     return secret
 
 
 def _toml(settings: MerchantSettings) -> str:
-    name, events = (value.replace("\\", "\\\\").replace('"', '\\"') for value in (settings.name, settings.events))
+    name, events = (json.dumps(text, ensure_ascii=False) for text in (settings.name, settings.events))
     return (
-        f'name = "{name}"\nevents = "{events}"\n'
+        f"name = {name}\nevents = {events}\n"
         f"train_until = {settings.train_until.astimezone(UTC).isoformat()}\n"
         f"gate_until = {settings.gate_until.astimezone(UTC).isoformat()}\n"
         f"max_events = {settings.max_events}\n"

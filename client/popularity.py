@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The merchant's share of the league's popularity: how many users bought each item, once per run.
 
-In mode `local` each
-user's row is scaled down to L2 norm `popularity_clipping_norm` and Gaussian noise is added to the sum (one-shot
-Gaussian mechanism).
+In mode `local` each user's row is scaled down to L2 norm `popularity_clipping_norm` and Gaussian noise is added
+to the sum (one-shot Gaussian mechanism).
+
+Guarantees:
+- One user changes a private histogram by at most the clipping norm before noise.
 """
 
 from client.trainer import Draws

@@ -2,7 +2,7 @@
 """What the workers of one process share: the task, one model on its device, the public vocabulary."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; raises `HomeError` when the named device does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name not in ("cpu", "cuda"):
+        raise HomeError(f"device={name!r} is unknown; use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
         raise HomeError(f"device={name}: this machine has no CUDA device; use device=auto")
     return torch.device(name)
 
@@ -48,7 +50,7 @@ class RuntimeSettings:
     Attributes:
         task: name of the task.
         options: its settings.
-        vocabulary: path of the league's public vocabulary.
+        vocabulary: path of the league's public vocabulary; a relative one counts from the file's folder.
         device: `auto`, `cpu` or `cuda`.
         durable: as in `Runtime`.
     """
@@ -68,11 +70,12 @@ def write_runtime(path: Path, settings: RuntimeSettings) -> None:
 def read_runtime(path: Path) -> RuntimeSettings:
     """Read `runtime.json`; raises `HomeError`."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RuntimeSettings)
-    except FileNotFoundError:
-        raise HomeError(f"{path}: no such file; the platform hands it out with the vocabulary") from None
-    except msgspec.MsgspecError as broken:
+        settings = msgspec.json.decode(path.read_bytes(), type=RuntimeSettings)
+    except OSError as missing:
+        raise HomeError(f"{path}: {missing.strerror}; the platform hands it out with the vocabulary") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as broken:
         raise HomeError(f"{path}: {broken}") from None
+    return replace(settings, vocabulary=str(path.resolve().parent / settings.vocabulary))
 
 
 def open_runtime(settings: RuntimeSettings) -> Runtime:

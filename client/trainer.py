@@ -9,9 +9,11 @@ Guarantees:
 - Every private step draws its users as the accountant assumes, empty draws included.
 - The divisor is a public constant, never the number of users drawn.
 - A private answer carries no loss, no count and the weight 1.
+- A merchant without users answers in private mode with noise alone: silence would tell that it has none.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,6 +31,8 @@ from privacy.clipping import PerUserGradients
 from privacy.noise import NoiseSource, add_noise
 from privacy.plan import PrivacyPlan
 from privacy.stages import LocalUpdate, NoisedUpdate, NoiseReceipt
+
+MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,12 @@ class TrainingConfig:
     proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps_per_round < 1 or not 0 < self.sampling_rate <= 1:
-            raise ValueError("steps_per_round must be at least 1 and sampling_rate in (0, 1]")
-        if not 0 < self.learning_rate < float("inf") or self.expected_users <= 0 or self.proximal_mu < 0:
-            raise ValueError("learning_rate and expected_users must be positive, proximal_mu not negative")
+        if not 1 <= self.steps_per_round <= MAX_STEPS or not 0 < self.sampling_rate <= 1:
+            raise ValueError(f"steps_per_round must lie in 1..{MAX_STEPS} and sampling_rate in (0, 1]")
+        if not 0 < self.learning_rate < math.inf or not 0 < self.expected_users < math.inf:
+            raise ValueError("learning_rate and expected_users must be positive and finite")
+        if not 0 <= self.proximal_mu < math.inf or not 0 <= self.momentum < 1:
+            raise ValueError("proximal_mu must be finite and not negative, momentum must lie in [0, 1)")
 
 
 class Bench(Protocol):
@@ -96,9 +102,10 @@ def train_locally(bench: Bench, own: UserHistories, config: TrainingConfig, draw
     Raises:
         Refused: the merchant has no user to train on.
     """
-    users = _users(own)
-    start = shared_arrays(bench.model, bench.spec)
-    anchors = [p.detach().clone() for p in _trainable(bench).values()]
+    users = len(own)
+    if not users:
+        raise Refused("no user with a purchase of a known item before train_until: nothing to train on")
+    start, anchors = shared_arrays(bench.model, bench.spec), _copies(bench)
     optimiser, rng = _optimiser(bench, config), draws.generator()
     loss_sum, steps_taken = 0.0, 0
     for _ in range(config.steps_per_round):
@@ -108,7 +115,8 @@ def train_locally(bench: Bench, own: UserHistories, config: TrainingConfig, draw
             continue
         optimiser.zero_grad()
         loss = _losses(bench, own, drawn, rng, negatives).sum() / (users * config.sampling_rate)
-        (loss + _proximal(bench, anchors, config.proximal_mu)).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        _pull(bench, anchors, config.proximal_mu)
         optimiser.step()
         loss_sum += float(loss.detach())
         steps_taken += 1
@@ -123,11 +131,10 @@ def train_privately(
     """Training in mode `local`: every step is private by itself, the update is what they add up to.
 
     Raises:
-        Refused: the merchant has no user to train on.
         privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
     """
-    users = _users(own)
-    start = shared_arrays(bench.model, bench.spec)
+    users = len(own)
+    start, anchors = shared_arrays(bench.model, bench.spec), _copies(bench)
     engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
     optimiser, rng, noise = _optimiser(bench, config), draws.generator(), NoiseSource(draws.noise)
     divisor = plan.sampling_rate * config.expected_users
@@ -142,6 +149,7 @@ def train_privately(
         receipts.extend(noised.receipts)
         for name, parameter in _trainable(bench).items():
             parameter.grad = noised.values[name] / divisor
+        _pull(bench, anchors, config.proximal_mu)
         optimiser.step()
     return _reply(NoisedUpdate.computed_from(receipts, _difference(bench, start)), {}, weight=1)
 
@@ -150,12 +158,6 @@ def _reply(
     update: LocalUpdate | NoisedUpdate, statistics: dict[str, npt.NDArray[np.float32]], weight: int
 ) -> Reply:
     return Reply(update.values, statistics, weight)
-
-
-def _users(own: UserHistories) -> int:
-    if not len(own):
-        raise Refused("no user with a purchase of a known item before train_until: nothing to train on")
-    return len(own)
 
 
 def _losses(
@@ -181,11 +183,17 @@ def _optimiser(bench: Bench, config: TrainingConfig) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
 
 
-def _proximal(bench: Bench, anchors: list[torch.Tensor], mu: float) -> torch.Tensor | float:
+def _copies(bench: Bench) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in _trainable(bench).values()]
+
+
+def _pull(bench: Bench, anchors: list[torch.Tensor], mu: float) -> None:
+    """Add the gradient of mu / 2 |w - w_global|^2, which holds nothing of the data but through w."""
     if not mu:
-        return 0.0
-    pulls = [(p - a).square().sum() for p, a in zip(_trainable(bench).values(), anchors, strict=True)]
-    return 0.5 * mu * torch.stack(pulls).sum()
+        return
+    for parameter, anchor in zip(_trainable(bench).values(), anchors, strict=True):
+        pull = mu * (parameter.detach() - anchor)
+        parameter.grad = pull if parameter.grad is None else parameter.grad + pull
 
 
 def _difference(bench: Bench, start: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:

@@ -6,10 +6,12 @@ field is checked against its type, every array against its dtype, shape and leng
 
 Guarantees:
 - Truncated, oversized, foreign or mistyped bytes raise `WireError` and nothing else.
+- A peer that sends too slowly is given up at the deadline.
 """
 
 import math
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,7 +24,7 @@ from client.errors import Refused, WireError
 
 MAGIC = b"HSW\x01"
 HEADER_BYTES = len(MAGIC) + 8
-MAX_FRAME_BYTES = 2**31
+MAX_FRAME_BYTES = 2**30
 Scalar = str | int | float
 Array = npt.NDArray[np.float32]
 
@@ -84,13 +86,13 @@ _decoder = msgspec.msgpack.Decoder(_Request | _Reply | _Refusal)
 
 
 def encode_request(request: Request) -> bytes:
-    """The request as the body of a frame."""
+    """The request as the body of a frame; raises `WireError` for an array that is not float32."""
     arrays = _pack(request.arrays)
     return _encoder.encode(_Request(request.kind, request.run, request.round, arrays, {**request.settings}))
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """The reply as the body of a frame."""
+    """The reply as the body of a frame; raises `WireError` for an array that is not float32."""
     return _encoder.encode(_Reply(_pack(reply.arrays), _pack(reply.statistics), reply.weight))
 
 
@@ -118,24 +120,26 @@ def decode_reply(body: bytes) -> Reply:
 
 
 def send_frame(connection: socket.socket, body: bytes) -> None:
-    """Send one frame."""
+    """Send one frame, within the connection's timeout as a whole."""
     connection.sendall(MAGIC + len(body).to_bytes(8, "big") + body)
 
 
-def receive_frame(connection: socket.socket) -> bytes:
-    """Receive one whole frame; raises `WireError`."""
-    header = _receive(connection, HEADER_BYTES)
+def receive_frame(connection: socket.socket, timeout_s: float) -> bytes:
+    """Receive one whole frame; raises `WireError`, and `TimeoutError` when it is not whole after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    header = _receive(connection, HEADER_BYTES, deadline)
     if header[: len(MAGIC)] != MAGIC:
         raise WireError(f"expected {MAGIC!r}, found {header[: len(MAGIC)]!r}: another version or program")
     size_bytes = int.from_bytes(header[len(MAGIC) :], "big")
     if size_bytes > MAX_FRAME_BYTES:
         raise WireError(f"frame of {size_bytes} bytes, at most {MAX_FRAME_BYTES} are taken")
-    return _receive(connection, size_bytes)
+    return _receive(connection, size_bytes, deadline)
 
 
-def _receive(connection: socket.socket, size_bytes: int) -> bytes:
+def _receive(connection: socket.socket, size_bytes: int, deadline: float) -> bytes:
     parts = bytearray()
     while len(parts) < size_bytes:
+        connection.settimeout(max(deadline - time.monotonic(), 1e-3))
         part = connection.recv(min(size_bytes - len(parts), 2**20))
         if not part:
             raise WireError(f"connection closed after {len(parts)} of {size_bytes} bytes")
@@ -146,17 +150,19 @@ def _receive(connection: socket.socket, size_bytes: int) -> bytes:
 def _decode(body: bytes) -> _Request | _Reply | _Refusal:
     try:
         message: _Request | _Reply | _Refusal = _decoder.decode(body)
-    except msgspec.MsgspecError as broken:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as broken:
         raise WireError(f"not a message of this version: {broken}") from None
     return message
 
 
 def _pack(arrays: Mapping[str, Array]) -> dict[str, _Tensor]:
-    return {k: _tensor(np.asarray(v, order="C")) for k, v in sorted(arrays.items())}
+    return {name: _tensor(name, np.asarray(array, order="C")) for name, array in sorted(arrays.items())}
 
 
-def _tensor(array: Array) -> _Tensor:
-    return _Tensor(array.dtype.str, array.shape, array.tobytes())  # type: ignore[arg-type]
+def _tensor(name: str, array: Array) -> _Tensor:
+    if array.dtype.str != "<f4":
+        raise WireError(f"array {name}: expected little-endian float32, found {array.dtype.str}")
+    return _Tensor("<f4", array.shape, array.tobytes())
 
 
 def _unpack(tensors: Mapping[str, _Tensor]) -> dict[str, Array]:
@@ -167,4 +173,7 @@ def _array(name: str, tensor: _Tensor) -> Array:
     dtype = np.dtype(tensor.dtype)
     if any(n < 0 for n in tensor.shape) or math.prod(tensor.shape) * dtype.itemsize != len(tensor.data):
         raise WireError(f"array {name}: {len(tensor.data)} bytes do not fill {tensor.dtype} {tensor.shape}")
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
+    try:
+        return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
+    except (ValueError, OverflowError):
+        raise WireError(f"array {name}: no array has {len(tensor.shape)} axes of this size") from None

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The merchant's worker: long-lived, holds data, policy and ledger, answers one request at a time.
 
-It is called in process by the simulation and over a UNIX socket by the Flower relay (`client.daemon`).
+It is called in process by the simulation and over a UNIX socket by the Flower relay (`client.daemon`). Events are
+read once, when first needed; start the worker anew after they changed.
 
 Guarantees:
 - A plan that the merchant's policy does not allow is refused before any event is read.
+- Arrays that do not fit the model are refused before anything is reserved.
 - Privacy is reserved before training, and the answer is on disk and spent before it leaves.
 - A request asked twice gets the same answer again: a lost answer costs no second release.
+- A claim of secure aggregation is not taken for it: answers leave this worker in clear.
+- What is refused quotes the request, the policy and the budget; anything else that fails is not `Refused`.
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import msgspec
@@ -18,7 +23,7 @@ import numpy as np
 
 from client.answers import AnswerStore
 from client.errors import Refused
-from client.gate import gate_sums
+from client.gate import gate_sums, models_of
 from client.home import Home
 from client.popularity import noisy_histogram
 from client.runtime import Runtime
@@ -26,15 +31,21 @@ from client.trainer import Draws, TrainingConfig, train_locally, train_privately
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
-from models.errors import ModelError
+from models.errors import ParameterMismatch
 from models.parameters import load_public
-from privacy.errors import PrivacyError
+from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
-from privacy.plan import PrivacyPlan
+from privacy.plan import Mode, PrivacyPlan
 from privacy.policy import RoundRequest
 
-Act = Callable[[Request, PrivacyPlan], Reply]
+Act = Callable[[Draws], Reply]
 PURPOSE = {"train": "training", "popularity": "popularity", "gate": "gate"}
+PROXIMAL = "proximal-mu"
+SPOKEN = (Mode.NONE, Mode.LOCAL)
+MAX_RUN_NAME = 200
+MAX_STEPS = 100_000
+# Far from these, float32 arithmetic no longer bounds a user's share: squares of tiny gradients vanish.
+CLIPPING_NORMS = (1e-6, 1e6)
 
 
 class Worker:
@@ -44,21 +55,27 @@ class Worker:
         self._home = home
         self._runtime = runtime
         self._answers = AnswerStore(home.answers, runtime.durable)
-        self._acts: dict[str, Act] = {"train": self._train, "popularity": self._popularity, "gate": self._gate}
 
     def answer(self, request: Request) -> Reply:
         """Answer a request of the platform.
 
         Raises:
-            Refused: the merchant's policy, its budget, or the request itself forbids it.
+            Refused: the merchant's policy, its budget, or the request itself forbids it; fit for the platform.
+            Exception: anything else (data, ledger, disk) is the merchant's own affair and stays at home.
         """
-        act = self._acts.get(request.kind)
-        if act is None:
-            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(self._acts)}")
+        if request.kind not in PURPOSE:
+            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(PURPOSE)}")
+        if not 1 <= len(request.run) <= MAX_RUN_NAME:
+            raise Refused(f"a run's name has 1 to {MAX_RUN_NAME} characters, found {len(request.run)}")
         try:
             plan = self._allowed_plan(request)
-            return self._once(request, plan, act) if plan.private else act(request, plan)
-        except (PrivacyError, ModelError) as refused:
+            act = self._prepared(request, plan)
+            return (
+                self._once(request, plan, act)
+                if plan.private
+                else act(self._draws(request, self._inputs(request)))
+            )
+        except (PolicyRefusal, CalibrationError, AccountingError, ParameterMismatch) as refused:
             raise Refused(str(refused)) from None
 
     @cached_property
@@ -82,25 +99,44 @@ class Worker:
             max_events=settings.max_events,
         )
 
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self._home.ledger, durable=self._runtime.durable)
+
     def _allowed_plan(self, request: Request) -> PrivacyPlan:
-        plan = PrivacyPlan.from_dict(_json(request, "plan"))
-        if plan.private and not 0 <= request.round <= plan.rounds:
+        proposed = _json(request, "plan")
+        _check_size(proposed)
+        plan = PrivacyPlan.from_dict(proposed)
+        if plan.mode not in SPOKEN:
+            raise Refused(f"mode {str(plan.mode)!r} is not spoken by this node; it takes {', '.join(SPOKEN)}")
+        if plan.private and not int(request.kind == "train") <= request.round <= plan.rounds:
             raise Refused(f"round {request.round} is outside the plan's {plan.rounds} rounds")
-        self._home.policy.check(
-            plan,
-            RoundRequest(
-                task=self._runtime.task.name,
-                cohort_size=int(request.settings.get("cohort-size", 0)),
-                secure_aggregation=request.settings.get("aggregation") == "secure",
-            ),
-        )
+        if plan.private:
+            _check_norms(plan)
+        task = self._runtime.task.name
+        cohort_size = _whole(request.settings, "cohort-size")
+        self._home.policy.check(plan, RoundRequest(task, cohort_size, secure_aggregation=False))
         return plan
 
+    def _prepared(self, request: Request, plan: PrivacyPlan) -> Act:
+        """Check all that was sent; what comes back is the part that touches the data."""
+        runtime = self._runtime
+        if request.kind == "popularity":
+            return lambda draws: noisy_histogram(self.histories, runtime.vocabulary.size, plan, draws)
+        if request.kind == "gate":
+            for model in models_of(request.arrays):
+                load_public(runtime.model, runtime.spec, model)
+            return lambda draws: gate_sums(runtime, self.histories, self.validation, request.arrays, plan, draws)
+        config = _training(request)
+        load_public(runtime.model, runtime.spec, request.arrays)
+        if plan.private:
+            return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
+        return lambda draws: train_locally(runtime, self.histories, config, draws)
+
     def _once(self, request: Request, plan: PrivacyPlan, act: Act) -> Reply:
-        inputs = self._inputs_digest(request)
-        ledger = Ledger(self._home.ledger, durable=self._runtime.durable)
+        inputs = self._inputs(request)
         purpose = PURPOSE[request.kind]
-        reservation = ledger.reserve(
+        reservation = self._ledger.reserve(
             plan.release_events(purpose),
             run=request.run,
             round=request.round,
@@ -110,45 +146,64 @@ class Worker:
             inputs_digest=inputs.hex(),
         )
         stored = self._answers.find(request.run, request.kind, inputs)
-        reply = stored or act(request, plan)
-        ledger.spend(reservation, self._answers.store(request.run, request.kind, inputs, reply))
+        reply = stored or act(self._draws(request, inputs))
+        self._ledger.spend(reservation, self._answers.store(request.run, request.kind, inputs, reply))
         return reply
 
-    def _inputs_digest(self, request: Request) -> bytes:
+    def _inputs(self, request: Request) -> bytes:
+        """SHA-256 over all that decides an answer: what was asked, the data that it looks at, the secret."""
         digest = hashlib.sha256(b"hansa.inputs/1")
         digest.update(hashlib.sha256(encode_request(request)).digest())
         digest.update(self._data_digest)
+        if request.kind == "gate":
+            digest.update(self._validation_digest)
         digest.update(self._home.key("inputs"))
         return digest.digest()
 
     @cached_property
     def _data_digest(self) -> bytes:
-        digest = hashlib.sha256(b"hansa.data/1")
         own = self.histories
-        for array in (own.offsets, own.items, own.days, own.quantities):
-            digest.update(np.asarray(array, order="C").tobytes())
-        return digest.digest()
+        return _digest(own.offsets, own.items, own.days, own.quantities)
 
-    def _draws(self, request: Request) -> Draws:
+    @cached_property
+    def _validation_digest(self) -> bytes:
+        weeks = self.validation
+        past, novel, seen = weeks.histories, weeks.targets_novel, weeks.seen
+        return _digest(past.offsets, past.items, past.days, novel.offsets, novel.items, seen.offsets, seen.items)
+
+    def _draws(self, request: Request, inputs: bytes) -> Draws:
         """All chance of one answer, fixed by the merchant's secret and everything that was asked."""
-        context = (request.kind, request.run, str(request.round), self._inputs_digest(request).hex())
+        context = (request.kind, request.run, str(request.round), inputs.hex())
         return Draws(self._home.key("sampling", *context), self._home.key("noise", *context))
 
-    def _train(self, request: Request, plan: PrivacyPlan) -> Reply:
-        runtime, config = self._runtime, _training(request)
-        load_public(runtime.model, runtime.spec, request.arrays)
-        draws = self._draws(request)
-        if plan.private:
-            return train_privately(runtime, self.histories, plan, config, draws)
-        return train_locally(runtime, self.histories, config, draws)
 
-    def _popularity(self, request: Request, plan: PrivacyPlan) -> Reply:
-        return noisy_histogram(self.histories, self._runtime.vocabulary.size, plan, self._draws(request))
+def _digest(*arrays: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> bytes:
+    digest = hashlib.sha256(b"hansa.data/1")
+    for array in arrays:
+        digest.update(np.asarray(array, order="C").tobytes())
+    return digest.digest()
 
-    def _gate(self, request: Request, plan: PrivacyPlan) -> Reply:
-        return gate_sums(
-            self._runtime, self.histories, self.validation, request.arrays, plan, self._draws(request)
-        )
+
+def _check_size(proposed: Mapping[str, object]) -> None:
+    """A plan so long that accounting for it would take minutes is refused unread."""
+    counts = [proposed.get(name, 1) for name in ("rounds", "steps_per_round", "merchants_per_user")]
+    sizes = [count for count in counts if isinstance(count, int)]
+    if len(sizes) < len(counts) or any(size > MAX_STEPS for size in sizes) or math.prod(sizes) > MAX_STEPS:
+        raise Refused(f"rounds x steps_per_round x merchants_per_user may be {MAX_STEPS} in all, found {counts}")
+
+
+def _check_norms(plan: PrivacyPlan) -> None:
+    low, high = CLIPPING_NORMS
+    for name in ("clipping_norm", "popularity_clipping_norm", "gate_clipping_norm"):
+        if not low <= getattr(plan, name) <= high:
+            raise Refused(f"{name} must lie in {low:g}..{high:g}, found {getattr(plan, name):g}")
+
+
+def _whole(settings: Mapping[str, object], name: str) -> int:
+    value = settings.get(name, 0)
+    if not isinstance(value, int):
+        raise Refused(f"{name} must be a whole number")
+    return value
 
 
 def _json(request: Request, name: str) -> dict[str, object]:
@@ -156,12 +211,15 @@ def _json(request: Request, name: str) -> dict[str, object]:
         return msgspec.json.decode(str(request.settings[name]), type=dict[str, object])
     except KeyError:
         raise Refused(f"the request lacks {name}: the platform's version is another one") from None
-    except msgspec.MsgspecError as broken:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as broken:
         raise Refused(f"{name} is not a JSON object: {broken}") from None
 
 
 def _training(request: Request) -> TrainingConfig:
+    settings = _json(request, "training")
+    if PROXIMAL in request.settings:  # how Flower's FedProx tells it, each round
+        settings["proximal_mu"] = request.settings[PROXIMAL]
     try:
-        return msgspec.convert(_json(request, "training"), TrainingConfig)
+        return msgspec.convert(settings, TrainingConfig)
     except msgspec.ValidationError as wrong:
         raise Refused(f"training: {wrong}") from None
