@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from privacy.secagg import commitments, keys, masks, merchant_setup, shamir, tags
-from privacy.secagg.errors import PeerRefused, Replayed, RequestRefused, StateRefused
+from privacy.secagg.errors import Malformed, PeerRefused, Replayed, RequestRefused, StateRefused
 from privacy.secagg.identity import Identity, verify
 from privacy.secagg.keystore import KeyStore
 from privacy.secagg.masks import Vector
@@ -34,7 +34,9 @@ from privacy.secagg.round_messages import (
     Survivors,
     survivors_digest,
 )
+from privacy.secagg.setup_messages import Bundle, Delivery, EpochOpen
 from privacy.secagg.state import Epoch, Round, Stage, State, decode_state, encode_state
+from privacy.secagg.wire import kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,20 @@ class MerchantSession:
         self._state = State(roster.digest) if stored is None else decode_state(stored, roster.digest)
         self._own_seed = b""
         self._masks: Vector | None = None
+
+    def receive(self, message: bytes) -> bytes:
+        """Answer any message but ROUND_OPEN, which needs `open_round` and `report`; for relays of bytes."""
+        kind = kind_of(message)
+        steps = {
+            EpochOpen.KIND: self.announce,
+            Bundle.KIND: self.encapsulate,
+            Delivery.KIND: self.establish,
+            Survivors.KIND: self.confirm,
+            Certificate.KIND: self.unmask,
+        }
+        if kind not in steps:
+            raise Malformed(f"no merchant answers a message of kind {kind}")
+        return steps[kind](message)
 
     def announce(self, epoch_open: bytes) -> bytes:
         """[E0], [E1] EPOCH_OPEN to KEYS."""

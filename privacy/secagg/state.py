@@ -44,8 +44,8 @@ class PendingEpoch:
     opening: EpochOpen
     keys: EpochKeys
     setup: Setup
-    bundle: bytes = b""
-    roots: dict[int, bytes] = field(default_factory=dict)
+    bundle: bytes = field(default=b"", repr=False)
+    roots: dict[int, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Epoch:
     digest: bytes
     base_round: int
     step: int
-    roots: dict[int, bytes]
+    roots: dict[int, bytes] = field(repr=False)
 
 
 @dataclass(slots=True)

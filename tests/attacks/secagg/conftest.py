@@ -1,100 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: small leagues, random vectors, a carrier that drops merchants at chosen steps."""
+"""The benches of the secure rounds' tests, with rounds stopped where an attack sets in."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from privacy.secagg import exchange
-from privacy.secagg.exchange import League, Log, Step
-from privacy.secagg.masks import Vector
-from privacy.secagg.merchant import RoundTerms
-from privacy.secagg.platform import Sum
+from privacy.secagg.platform import PlatformRound
+from privacy.secagg.setup_messages import Bundle
+
+SHARED = Path(__file__).parents[2] / "privacy" / "secagg" / "conftest.py"
+SPEC = importlib.util.spec_from_file_location("secagg_bench", SHARED)
+assert SPEC is not None
+assert SPEC.loader is not None
+shared: Any = importlib.util.module_from_spec(SPEC)
+sys.modules["secagg_bench"] = shared
+SPEC.loader.exec_module(shared)
 
 
-@dataclass
-class Bench:
-    """A league with vectors of d + e words, and one round over it."""
+class AttackBench(shared.Bench):  # type: ignore[misc]
+    """A league that an adversary plays with."""
 
-    league: League
-    terms: RoundTerms
-    vectors: dict[str, Vector]
+    def announced(self) -> tuple[Any, Bundle]:
+        """A set-up in which everybody has announced keys."""
+        setup = self.league.platform.open_epoch(1, 1)
+        for merchant in self.league.merchants.values():
+            setup.receive_keys(merchant.announce(setup.opening()))
+        return setup, Bundle.decode(setup.bundle())
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.league.merchants)
+    def reported(self, number: int = 1, attempt: int = 0) -> tuple[PlatformRound, dict[str, bytes]]:
+        """A round in which everybody has reported."""
+        round_ = self.league.platform.open_round(number, attempt, self.terms)
+        reports = {}
+        for name, merchant in self.league.merchants.items():
+            merchant.open_round(round_.opening(), self.terms)
+            reports[name] = merchant.report(self.fresh()[name]())
+            round_.receive_report(reports[name])
+        return round_, reports
 
-    def fresh(self) -> dict[str, Callable[[], Vector]]:
-        return {
-            name: (lambda v=vector: Vector(v.body.copy(), v.tail.copy())) for name, vector in self.vectors.items()
-        }
+    def confirmed(self) -> tuple[PlatformRound, dict[str, bytes]]:
+        """A round in which everybody has confirmed, with the certificates."""
+        round_, _ = self.reported()
+        survivors = round_.survivors()
+        for merchant in self.league.merchants.values():
+            round_.receive_confirmation(merchant.confirm(survivors))
+        return round_, round_.certificates()
 
-    def set_up(
-        self, drops: Mapping[Step, set[str]] | None = None, epoch: int = 1, base: int = 1
-    ) -> tuple[str, ...]:
-        carry = dropping(drops or {})
-        return exchange.set_up(
-            self.league.merchants, self.league.platform, epoch=epoch, base_round=base, carry=carry
-        )
-
-    def round(
-        self,
-        number: int = 1,
-        drops: Mapping[Step, set[str]] | None = None,
-        log: Log | None = None,
-        attempts: int = 1,
-    ) -> Sum:
-        return exchange.run_round(
-            *(self.league.merchants, self.fresh(), self.league.platform),
-            number=number,
-            terms=dict.fromkeys(self.names, self.terms),
-            platform_terms=self.terms,
-            attempts=attempts,
-            carry=dropping(drops or {}),
-            log=log,
-        )
-
-    def whole(self, drops: Mapping[Step, set[str]]) -> Sum:
-        self.set_up(drops)
-        return self.round(drops=drops)
-
-    def expected(self, survivors: tuple[str, ...]) -> Vector:
-        total = Vector.zeros(self.terms.d, self.terms.e)
-        for name in survivors:
-            total.add(self.vectors[name])
-        return total
-
-    def assert_exact(self, result: Sum) -> None:
-        want = self.expected(result.survivors)
-        assert np.array_equal(want.body, result.vector.body)
-        assert np.array_equal(want.tail, result.vector.tail)
-
-
-def dropping(drops: Mapping[Step, set[str]]) -> exchange.Carrier:
-    """Merchants vanish at a step and stay away."""
-    order = list(Step)
-
-    def carry(step: Step, name: str, answer: Callable[[], bytes]) -> bytes | None:
-        gone = any(name in names and order.index(at) <= order.index(step) for at, names in drops.items())
-        return None if gone else answer()
-
-    return carry
-
-
-def make_bench(n: int, d: int = 37, e: int = 2, seed: int = 0, **roster: int) -> Bench:
-    league = exchange.make_league([f"m{index:03d}" for index in range(n)], **roster)
-    rng = np.random.default_rng(seed)
-    vectors = {
-        name: Vector(
-            rng.integers(0, 2**32, d, dtype=np.uint32), rng.integers(0, 2**64, e, dtype=np.uint64, endpoint=False)
-        )
-        for name in league.merchants
-    }
-    return Bench(league, RoundTerms(b"m" * 32, b"p" * 32, d, e), vectors)
+    def assert_nothing_opened(self) -> None:
+        assert {merchant._state.answered_round for merchant in self.league.merchants.values()} == {-1}
 
 
 @pytest.fixture
-def bench() -> Callable[..., Bench]:
-    return make_bench
+def bench() -> Callable[..., AttackBench]:
+    def make(n: int, **changes: Any) -> AttackBench:
+        made = shared.make_bench(n, **changes)
+        return AttackBench(made.league, made.terms, made.vectors)
+
+    return make

@@ -66,7 +66,9 @@ def test_the_state_never_prints_a_secret(bench: Callable[..., Any]) -> None:
     league = bench(3)
     league.set_up()
     merchant = league.league.merchants["m001"]
-    text = repr(merchant) + repr(merchant._state) + repr(league.league.stores["m001"])
+    text = (
+        repr(merchant) + repr(merchant._state) + repr(merchant._state.epoch) + repr(league.league.stores["m001"])
+    )
     for root in merchant._state.epoch.roots.values():
         assert root.hex() not in text
         assert repr(root)[2:10] not in text

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg import exchange
-from privacy.secagg.errors import BelowThreshold, Replayed, RequestRefused, StateRefused
+from privacy.secagg.errors import BelowThreshold, Malformed, Replayed, RequestRefused, StateRefused
 from privacy.secagg.exchange import Log, Step
 from privacy.secagg.masks import Vector
 
@@ -261,3 +261,28 @@ def test_retry_leaves_the_model_unchanged_and_succeeds(bench: Make) -> None:
     )
     assert len(result.survivors) == 5
     made.assert_exact(result)
+
+
+def test_one_entry_for_relays_of_bytes(bench: Make) -> None:
+    made = bench(3)
+    league = made.league
+    setup = league.platform.open_epoch(1, 1)
+    for merchant in league.merchants.values():
+        setup.receive_keys(merchant.receive(setup.opening()))
+    bundle = setup.bundle()
+    for merchant in league.merchants.values():
+        setup.receive_kem(merchant.receive(bundle))
+    for name, delivery in setup.deliveries().items():
+        setup.receive_ready(league.merchants[name].receive(delivery))
+    round_ = league.platform.open_round(1, 0, made.terms)
+    for name, merchant in league.merchants.items():
+        with pytest.raises(Malformed, match="kind 7"):
+            merchant.receive(round_.opening())
+        merchant.open_round(round_.opening(), made.terms)
+        round_.receive_report(merchant.report(made.fresh()[name]()))
+    survivors = round_.survivors()
+    for merchant in league.merchants.values():
+        round_.receive_confirmation(merchant.receive(survivors))
+    for name, certificate in round_.certificates().items():
+        round_.receive_answer(league.merchants[name].receive(certificate))
+    made.assert_exact(round_.finish())
