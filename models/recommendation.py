@@ -159,15 +159,17 @@ class RecommendationTask:
         return torch.from_numpy(drawn).to(device)
 
     def loss_per_user(self, model: nn.Module, batch: RecommendationBatch, negatives: Tensor) -> Tensor:
-        """float32 [B]; every weight is used with a batch dimension of users, the shared negatives too."""
+        """float32 [B]; the negatives are looked up once for all users, everything else per user."""
         assert isinstance(model, RecommendationModel)
-        users, targets, length = len(batch), self.config.targets, self.config.history_events
+        targets, length = self.config.targets, self.config.history_events
         device = batch.history.device.type
-        candidates_BC = torch.cat([batch.targets, negatives.expand(users, -1)], dim=1)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            vectors = model.tower.items(torch.cat([batch.history, candidates_BC], dim=1))
-            user_BD = model.tower.user(vectors[:, :length], self._item_weights(batch.history))
-            tower_BC = torch.einsum("bd,bcd->bc", user_BD, vectors[:, length:]).float()
+            own_vectors = model.tower.items(torch.cat([batch.history, batch.targets], dim=1))
+            user_BD = model.tower.user(own_vectors[:, :length], self._item_weights(batch.history))
+            target_BT = torch.einsum("bd,btd->bt", user_BD, own_vectors[:, length:])
+            negative_BN = user_BD @ model.tower.items(negatives).T
+            tower_BC = torch.cat([target_BT, negative_BN], dim=1).float()
+            candidates_BC = torch.cat([batch.targets, negatives.expand(len(batch), -1)], dim=1)
             # Whatever counts in this loss is new to the user, so both repeat features are 0.
             never = torch.zeros_like(tower_BC)
             scores_BC = model.mixing(tower_BC, model.league_log_popularity[candidates_BC], never, never)
@@ -212,7 +214,7 @@ class RecommendationTask:
     def item_vectors(self, model: RecommendationModel) -> Tensor:
         """float32 [V+1, D]; row 0, padding, is zeros."""
         everything = torch.arange(self.n_items + 1, device=model.league_log_popularity.device)
-        vectors_VD = model.tower.items(everything[None])[0]
+        vectors_VD = model.tower.items(everything)
         vectors_VD[0] = 0.0
         return vectors_VD
 

@@ -8,7 +8,7 @@ churn, demand, price response, fraud, review sentiment) is one file that impleme
 Rules that every task keeps, because the privacy of all of them rests here (docs/model.md):
 a loss row is a sum or mean over one user's own bounded sample; it depends on that user, the public parts of the
 model and `negatives` alone; `negatives` are drawn without looking at data; no weight is used outside its module;
-every weight's use has a batch dimension of users.
+a weight is used with a leading dimension of users, or on `negatives` alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ E = F·P: F is the public multi-hot attribute matrix [V+1, X], P the learnt tabl
 towers share it. No user and no item has a row of its own, so what travels is small and an unseen item works. A
 second, tiny part adds what users with few or many items have in common.
 
-Shapes: B users, L history, S items per user, V items, A attributes, X attribute values, D dimension.
+Shapes: B users, L history, V items, A attributes, X attribute values, D dimension.
 
 Guarantees:
 - the table is used by its embedding module alone
@@ -49,10 +49,10 @@ class ContentTower(nn.Module):
             self.attributes.weight.normal_(0.0, 1.0 / math.sqrt(dimension), generator=generator)
             self.context.weight.zero_()
 
-    def items(self, items_BS: Tensor) -> Tensor:
-        """int64 [B, S] to item vectors [B, S, D]."""
-        vectors_BSAD: Tensor = self.attributes(self.codes[items_BS])
-        return vectors_BSAD.sum(dim=2) * self.scale
+    def items(self, items: Tensor) -> Tensor:
+        """int64 [...] to item vectors [..., D]."""
+        vectors: Tensor = self.attributes(self.codes[items])
+        return vectors.sum(dim=-2) * self.scale
 
     def user(self, vectors_BLD: Tensor, weights_BL: Tensor) -> Tensor:
         """The user's vector [B, D] from a history's item vectors; the weights of one item's events add up to 1.
