@@ -10,6 +10,7 @@ Guarantees:
 """
 
 import multiprocessing
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,9 @@ from client.wire import (
     encode_reply,
     encode_request,
 )
+
+WAITING_OUTCOMES = 4
+TOO_LATE = "no answer before the round's deadline"
 
 Answerer = Callable[[str, Request], Reply]
 Factory = Callable[[], Answerer]
@@ -65,7 +69,7 @@ def executor(factory: Factory, workers: int) -> Executor:
 
 
 class InProcess:
-    """Runs jobs one after another on a thread that is left behind when a merchant hangs."""
+    """Runs jobs one after another on one thread a round, which is left behind when a merchant hangs."""
 
     def __init__(self, factory: Factory) -> None:
         self._factory = factory
@@ -73,22 +77,31 @@ class InProcess:
 
     def run(self, jobs: Iterable[Job], timeout_s: float) -> Iterator[Outcome]:
         deadline = time.monotonic() + timeout_s
-        for job in jobs:
-            yield self._one(job, deadline)
+        waiting = list(jobs)
+        answer = self._answer = self._answer or self._factory()
+        done: queue.Queue[Outcome] = queue.Queue(WAITING_OUTCOMES)
+        given_up = threading.Event()
+        arguments = (answer, waiting, done, given_up)
+        threading.Thread(target=_work, args=arguments, daemon=True).start()
+        for number in range(len(waiting)):
+            try:
+                yield done.get(timeout=max(deadline - time.monotonic(), 0.0))
+            except queue.Empty:
+                given_up.set()
+                self._answer = None
+                yield from (Outcome(job.merchant, None, TOO_LATE) for job in waiting[number:])
+                return
 
     def close(self) -> None:
         self._answer = None
 
-    def _one(self, job: Job, deadline: float) -> Outcome:
-        found: list[Outcome] = []
-        answer = self._answer = self._answer or self._factory()
-        thread = threading.Thread(target=lambda: found.append(_outcome(answer, job)), daemon=True)
-        thread.start()
-        thread.join(max(deadline - time.monotonic(), 0.0))
-        if found:
-            return found[0]
-        self._answer = None
-        return Outcome(job.merchant, None, "no answer before the round's deadline")
+
+def _work(answer: Answerer, jobs: list[Job], done: "queue.Queue[Outcome]", given_up: threading.Event) -> None:
+    for job in jobs:
+        outcome = _outcome(answer, job)
+        if given_up.is_set():
+            return
+        done.put(outcome)
 
 
 def _outcome(answer: Answerer, job: Job) -> Outcome:
@@ -162,13 +175,12 @@ class Pool:
             return Outcome(merchant, None, "its process ended without an answer")
 
     def _give_up(self, waiting: list[Job]) -> Iterator[Outcome]:
-        reason = "no answer before the round's deadline"
         for seat in list(self._seats):
             if seat.merchant:
-                yield Outcome(seat.merchant, None, reason)
+                yield Outcome(seat.merchant, None, TOO_LATE)
                 self._replace(seat)
         for job in waiting:
-            yield Outcome(job.merchant, None, reason)
+            yield Outcome(job.merchant, None, TOO_LATE)
 
     def _replace(self, seat: _Seat) -> None:
         seat.process.kill()

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the main job as a process and watches what it takes: wall time, and peak memory of all its processes."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """A finished main job.
+
+    Attributes:
+        peak_mib: largest sum of the processes' proportional set sizes, MiB.
+    """
+
+    results: dict[str, Any]
+    wall_s: float
+    peak_mib: float
+
+
+def run_job(*overrides: str) -> JobRun:
+    """Run `simulate.py` in a fresh folder; raises CalledProcessError when it fails."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "simulate.py", f"output={folder}", *overrides]
+        began, peak = time.monotonic(), 0.0
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None:
+            peak = max(peak, _memory_mib(process.pid))
+            time.sleep(POLL_S)
+        wall_s = time.monotonic() - began
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        results = json.loads(next(Path(folder).glob("*/results.json")).read_text("utf-8"))
+    return JobRun(results, wall_s, peak)
+
+
+def _memory_mib(session: int) -> float:
+    total_kib = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(status.read_text().rsplit(")", 1)[1].split()[3]) == session:
+                rollup = (status.parent / "smaps_rollup").read_text()
+                total_kib += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        except (OSError, StopIteration, IndexError):
+            continue
+    return total_kib / 1024
+
+
+def metric(results: dict[str, Any], method: str, view: str, name: str = "ndcg@10") -> float:
+    """The mean of a method's metric."""
+    row = next(row for row in results["methods"] if row["name"] == method)
+    return float(row["views"][view][name]["mean"])
