@@ -254,8 +254,8 @@ def text(value: object) -> str:
 
 
 def spoken(name: str) -> str:
-    """A name for a table: `own_repeats` becomes `Own repeats`."""
-    plain = name.replace("_", " ")
+    """A name for a table: `own_repeats` becomes `Own repeats`, `item_knn` is ItemKNN by its authors' habit."""
+    plain = name.replace("item_knn", "ItemKNN").replace("_", " ")
     return plain[:1].upper() + plain[1:]
 
 

@@ -183,14 +183,24 @@ def _split(verdict: str) -> Verdict:
 
 
 def _dropped(measured: Measured) -> Iterator[str]:
+    """One line for each merchant and reason, with the rounds that it missed."""
+    missed: dict[tuple[str, str, str], list[int]] = {}
+    for r in measured.rounds:
+        for d in r.dropped:
+            reason = d.reason or "no reason given"
+            missed.setdefault((measured.label_of(r.run), d.merchant, reason), []).append(r.number)
     lines = [
-        f"{measured.label_of(r.run)}, round {r.number}: {d.merchant}, {d.reason or 'no reason given'}"
-        for r in measured.rounds
-        for d in r.dropped
+        f"{label}, {_rounds(rounds)}: {merchant}, {reason}" for (label, merchant, reason), rounds in missed.items()
     ]
     yield from lines[:_DROPPED_SHOWN]
     if len(lines) > _DROPPED_SHOWN:
         yield f"and {len(lines) - _DROPPED_SHOWN} more"
+
+
+def _rounds(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"round {numbers[0]}"
+    return f"{len(numbers)} rounds from {numbers[0]} to {numbers[-1]}"
 
 
 def _privacy(measured: Measured) -> PrivacySection:

@@ -47,7 +47,7 @@ def test_intervals_apart_are_said_too(results: Results) -> None:
 
 def test_every_baseline_is_named_with_its_distance(results: Results) -> None:
     verdict = about(results, "All items against baselines")
-    for name in ("Popularity", "Merchant popularity", "Own repeats", "Item knn"):
+    for name in ("Popularity", "Merchant popularity", "Own repeats", "ItemKNN"):
         assert name in verdict
     assert "Merchant popularity +0.1019 (apart)" in verdict
 
@@ -60,7 +60,7 @@ def test_a_baseline_that_is_not_beaten_is_said_and_labelled_not_useful(results: 
 
 def test_what_is_not_ahead_of_something_simpler_is_labelled_not_useful_at_this_scale(results: Results) -> None:
     verdict = about(results, "Not useful at this scale", "the private federated model on novel items")
-    assert "against the simpler Item knn it is behind by 0.0040 (6.9%)" in verdict
+    assert "against the simpler ItemKNN it is behind by 0.0040 (6.9%)" in verdict
 
 
 def test_a_tie_counts_as_not_useful(results: Results) -> None:
