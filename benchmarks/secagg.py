@@ -119,7 +119,7 @@ class OurMerchant:
         sealed = []
         for author in cohort:
             shares = [os.urandom(32) for _ in cohort]
-            root = commitments.commit_shares(ctx, author, 0, shares, cohort)
+            root = commitments.ShareTree.over(shares, cohort).root(ctx, author, 0)
             sealed.append(Sealed(root, keys.seal(roots[author], ctx, author, 0, root, b"".join(shares))))
 
         def certificate(confirmation: bytes) -> bytes:

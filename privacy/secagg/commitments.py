@@ -3,17 +3,23 @@
 
 A hash tree over a holder's shares lets it prove the few shares that it opens, against a root that the author
 signed. Nodes are 16 bytes: a holder that wants to pass a wrong share needs a second preimage; an author that
-makes collisions only loses its own claim, as the secret itself is committed to with 32 bytes.
+makes collisions only loses its own claim, as the secret itself is committed to with 32 bytes. A node has up to
+eight children: half the hashes of a binary tree, for a proof of a few nodes more.
 
 Guarantees:
 - a share that differs from what its author dealt does not prove
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 from privacy.secagg import tags, wire
 from privacy.secagg.errors import PeerRefused
+
+CHILDREN: Final = 8
+_PLACE: Final = tuple(bytes((place,)) for place in range(256))
 
 
 def commit_secret(ctx: bytes, low: int, high: int, secret: bytes) -> bytes:
@@ -21,23 +27,38 @@ def commit_secret(ctx: bytes, low: int, high: int, secret: bytes) -> bytes:
     return tags.digest(tags.SECRET, ctx, wire.u8(low), wire.u8(high), secret)
 
 
-def commit_shares(
-    ctx: bytes, author: int, holder: int, shares: Sequence[bytes], positions: Sequence[int]
-) -> bytes:
-    """Root over a holder's shares; share k stands for the merchant positions[k]. 16 bytes."""
-    levels = _levels([_leaf(share, position) for share, position in zip(shares, positions, strict=True)])
-    return _root(ctx, author, holder, levels[-1][0])
+@dataclass(frozen=True, slots=True)
+class ShareTree:
+    """The hash tree over one holder's shares of one author's secrets, leaves first."""
 
+    levels: tuple[tuple[bytes, ...], ...]
 
-def prove(shares: Sequence[bytes], positions: Sequence[int], opened: Collection[int]) -> list[bytes]:
-    """The nodes that a verifier of the opened leaves (indices into `shares`) lacks, bottom level first."""
-    levels = _levels([_leaf(share, position) for share, position in zip(shares, positions, strict=True)])
-    nodes = []
-    known = set(opened)
-    for level in levels[:-1]:
-        nodes += [level[index] for index in _missing(known, len(level))]
-        known = {index // 2 for index in known}
-    return nodes
+    @classmethod
+    def over(cls, shares: Sequence[bytes], positions: Sequence[int]) -> "ShareTree":
+        """Share k stands for the merchant positions[k]."""
+        size = tags.NODE_SIZE
+        level = [
+            sha256(b"\x00" + share + _PLACE[place]).digest()[:size]
+            for share, place in zip(shares, positions, strict=True)
+        ]
+        levels = [tuple(level)]
+        while len(level) > 1:
+            level = [_node(level[start : start + CHILDREN]) for start in range(0, len(level), CHILDREN)]
+            levels.append(tuple(level))
+        return cls(tuple(levels))
+
+    def root(self, ctx: bytes, author: int, holder: int) -> bytes:
+        """What the author commits to for this holder, 16 bytes."""
+        return _root(ctx, author, holder, self.levels[-1][0])
+
+    def prove(self, opened: Collection[int]) -> tuple[bytes, ...]:
+        """The nodes that a verifier of the opened leaves lacks, bottom level first, left to right."""
+        nodes: list[bytes] = []
+        known = set(opened)
+        for level in self.levels[:-1]:
+            nodes += [level[index] for index in _missing(known, len(level))]
+            known = {index // CHILDREN for index in known}
+        return tuple(nodes)
 
 
 def check_proof(
@@ -50,41 +71,34 @@ def check_proof(
     nodes: Sequence[bytes],
 ) -> None:
     """Return if the opened shares (leaf index → (merchant's number, share)) prove; else raise PeerRefused."""
-    known = {index: _leaf(share, position) for index, (position, share) in opened.items()}
+    size = tags.NODE_SIZE
+    known = {
+        leaf: sha256(b"\x00" + share + _PLACE[place]).digest()[:size] for leaf, (place, share) in opened.items()
+    }
     given = iter(nodes)
-    while leaves > 1:
-        for index in _missing(known.keys(), leaves):
+    width = leaves
+    while width > 1:
+        for index in _missing(known.keys(), width):
             known[index] = next(given, b"")
-        known = {
-            parent: _node(known[2 * parent], known[2 * parent + 1])
-            if 2 * parent + 1 < leaves
-            else known[2 * parent]
-            for parent in {index // 2 for index in known}
-        }
-        leaves = (leaves + 1) // 2
+        parents = {index // CHILDREN for index in known}
+        known = {parent: _node([known[child] for child in _children(parent, width)]) for parent in parents}
+        width = -(-width // CHILDREN)
     if _root(ctx, author, holder, known[0]) != root:
         raise PeerRefused(f"merchant {holder}'s share of merchant {author}'s secret is not what was dealt")
 
 
+def _children(parent: int, width: int) -> range:
+    return range(CHILDREN * parent, min(CHILDREN * parent + CHILDREN, width))
+
+
 def _missing(known: Collection[int], width: int) -> list[int]:
     """Siblings of the known nodes of a level that are not known themselves, left to right."""
-    return sorted(index ^ 1 for index in known if index ^ 1 not in known and index ^ 1 < width)
+    parents = sorted({index // CHILDREN for index in known})
+    return [child for parent in parents for child in _children(parent, width) if child not in known]
 
 
-def _levels(leaves: list[bytes]) -> list[list[bytes]]:
-    levels = [leaves]
-    while len(level := levels[-1]) > 1:
-        above = [_node(level[k], level[k + 1]) for k in range(0, len(level) - 1, 2)]
-        levels.append(above + level[2 * len(above) :])
-    return levels
-
-
-def _leaf(share: bytes, position: int) -> bytes:
-    return sha256(b"\x00" + share + position.to_bytes(1, "little")).digest()[: tags.NODE_SIZE]
-
-
-def _node(left: bytes, right: bytes) -> bytes:
-    return sha256(b"\x01" + left + right).digest()[: tags.NODE_SIZE]
+def _node(children: Sequence[bytes]) -> bytes:
+    return sha256(b"\x01" + b"".join(children)).digest()[: tags.NODE_SIZE]
 
 
 def _root(ctx: bytes, author: int, holder: int, top: bytes) -> bytes:

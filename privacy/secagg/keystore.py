@@ -5,12 +5,15 @@ Guarantees:
 - after save returns, load gives the saved bytes, also after a crash
 - a crash during save leaves the old bytes or the new ones
 - the file can be read by its owner only
+- two processes never share a store
 """
 
+import fcntl
 import os
-import tempfile
 from pathlib import Path
 from typing import Protocol
+
+from privacy.secagg.errors import StateRefused
 
 
 class KeyStore(Protocol):
@@ -38,23 +41,27 @@ class MemoryKeyStore:
 
 
 class FileKeyStore:
-    """One file, mode 0600, replaced atomically."""
+    """One file, mode 0600, replaced atomically, held by one process at a time through a lock file beside it."""
 
     def __init__(self, path: Path) -> None:
+        """Raises StateRefused when another node holds the file: two with one state would break the protocol."""
         self._path = path
+        self._new = path.with_name(path.name + ".new")
+        self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StateRefused(f"{path} is in use by another process; stop the other node first") from None
 
     def save(self, state: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name + ".")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(state)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self._path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        self._new.replace(self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -66,3 +73,7 @@ class FileKeyStore:
             return self._path.read_bytes()
         except FileNotFoundError:
             return None
+
+    def close(self) -> None:
+        """Give the file free; the store is of no use afterwards. A process that ends does so too."""
+        os.close(self._lock)

@@ -17,7 +17,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from privacy.secagg import commitments, keys, masks, merchant_setup, shamir, tags
+from privacy.secagg import keys, masks, merchant_setup, shamir, tags
+from privacy.secagg.commitments import ShareTree, commit_secret
 from privacy.secagg.errors import Malformed, PeerRefused, Replayed, RequestRefused, StateRefused
 from privacy.secagg.identity import Identity, verify
 from privacy.secagg.keystore import KeyStore
@@ -291,12 +292,11 @@ class MerchantSession:
         for author, item in zip(survivors, message.sealed, strict=True):
             leaves = sorted(cohort.index(index) for index in (author, *dropped))
             try:
-                shares = self._unsealed(round_, epoch, author, item.root, item.sealed)
+                shares, tree = self._unsealed(round_, epoch, author, item.root, item.sealed)
             except PeerRefused:
                 opened.append(Opened(True, (), ()))
                 continue
-            nodes = commitments.prove(shares, cohort, leaves)
-            opened.append(Opened(False, tuple(shares[leaf] for leaf in leaves), tuple(nodes)))
+            opened.append(Opened(False, tuple(shares[leaf] for leaf in leaves), tree.prove(leaves)))
         answer = Answer(
             *(self.index, round_.ctx, round_.survivors_digest, own, 1 + len(dropped), tuple(opened), b"")
         )
@@ -304,13 +304,16 @@ class MerchantSession:
         signature = self._identity.sign(tags.ANSWER, round_.ctx, round_.survivors_digest, digest)
         return replace(answer, signature=signature).encode()
 
-    def _unsealed(self, round_: Round, epoch: Epoch, author: int, root: bytes, sealed: bytes) -> list[bytes]:
+    def _unsealed(
+        self, round_: Round, epoch: Epoch, author: int, root: bytes, sealed: bytes
+    ) -> tuple[list[bytes], ShareTree]:
         """This merchant's shares of an author's secrets, in the cohort's order; PeerRefused if not as dealt."""
         raw = keys.unseal(epoch.roots[author], round_.ctx, author, self.index, root, sealed)
         shares = [raw[start : start + tags.KEY_SIZE] for start in range(0, len(raw), tags.KEY_SIZE)]
-        if commitments.commit_shares(round_.ctx, author, self.index, shares, round_.opening.cohort) != root:
+        tree = ShareTree.over(shares, round_.opening.cohort)
+        if tree.root(round_.ctx, author, self.index) != root:
             raise PeerRefused(f"merchant {author} dealt other shares than it committed to")
-        return shares
+        return shares, tree
 
     def _share(
         self, round_: Round, epoch: Epoch
@@ -322,10 +325,10 @@ class MerchantSession:
         dealt = shamir.split(b"".join(secrets), points, self._roster.threshold, self._entropy)
         committed, roots, sealed = [], [], []
         for peer, secret in zip(cohort, secrets, strict=True):
-            committed.append(commitments.commit_secret(ctx, min(me, peer), max(me, peer), secret))
+            committed.append(commit_secret(ctx, min(me, peer), max(me, peer), secret))
         for member, raw in zip(members, dealt, strict=True):
             shares = [raw[start : start + tags.KEY_SIZE] for start in range(0, len(raw), tags.KEY_SIZE)]
-            roots.append(commitments.commit_shares(ctx, me, member, shares, cohort))
+            roots.append(ShareTree.over(shares, cohort).root(ctx, me, member))
             sealed.append(keys.seal(epoch.roots[member], ctx, me, member, roots[-1], raw))
         return tuple(committed), tuple(roots), tuple(sealed)
 

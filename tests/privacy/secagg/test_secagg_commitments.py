@@ -8,22 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.secagg import commitments
+from privacy.secagg.commitments import ShareTree
 from privacy.secagg.errors import PeerRefused
 
 CTX = bytes(range(32))
 
 
-def deal(leaves: int) -> tuple[list[bytes], list[int], bytes]:
+def deal(leaves: int) -> tuple[list[bytes], list[int], ShareTree, bytes]:
     shares, positions = [os.urandom(32) for _ in range(leaves)], list(range(3, 3 + leaves))
-    return shares, positions, commitments.commit_shares(CTX, 1, 2, shares, positions)
+    tree = ShareTree.over(shares, positions)
+    return shares, positions, tree, tree.root(CTX, 1, 2)
 
 
 @given(st.data())
 def test_what_was_dealt_proves(data: st.DataObject) -> None:
     leaves = data.draw(st.integers(1, 40))
     opened = data.draw(st.sets(st.integers(0, leaves - 1), min_size=1))
-    shares, positions, root = deal(leaves)
-    nodes = commitments.prove(shares, positions, opened)
+    shares, positions, tree, root = deal(leaves)
+    nodes = tree.prove(opened)
     shown = {leaf: (positions[leaf], shares[leaf]) for leaf in opened}
     commitments.check_proof(root, CTX, 1, 2, shown, leaves, nodes)
 
@@ -32,8 +34,8 @@ def test_what_was_dealt_proves(data: st.DataObject) -> None:
 def test_a_share_that_differs_from_what_its_author_dealt_does_not_prove(data: st.DataObject) -> None:
     leaves = data.draw(st.integers(1, 20))
     opened = data.draw(st.sets(st.integers(0, leaves - 1), min_size=1))
-    shares, positions, root = deal(leaves)
-    nodes = commitments.prove(shares, positions, opened)
+    shares, positions, tree, root = deal(leaves)
+    nodes = tree.prove(opened)
     shown = {leaf: (positions[leaf], shares[leaf]) for leaf in opened}
     bad = data.draw(st.sampled_from(sorted(opened)))
     bit = data.draw(st.integers(0, 255))
@@ -43,8 +45,8 @@ def test_a_share_that_differs_from_what_its_author_dealt_does_not_prove(data: st
 
 
 def test_a_proof_is_bound_to_context_author_holder_and_place() -> None:
-    shares, positions, root = deal(5)
-    nodes = commitments.prove(shares, positions, [2])
+    shares, positions, tree, root = deal(5)
+    nodes = tree.prove([2])
     shown = {2: (positions[2], shares[2])}
     for ctx, author, holder, opened in [
         (bytes(32), 1, 2, shown),
@@ -58,7 +60,7 @@ def test_a_proof_is_bound_to_context_author_holder_and_place() -> None:
 
 
 def test_missing_nodes_do_not_prove() -> None:
-    shares, positions, root = deal(5)
+    shares, positions, _, root = deal(5)
     with pytest.raises(PeerRefused):
         commitments.check_proof(root, CTX, 1, 2, {2: (positions[2], shares[2])}, 5, [])
 

@@ -21,11 +21,22 @@ def test_after_save_returns_load_gives_the_saved_bytes_also_after_a_crash(tmp_pa
     assert store.load() is None
     store.save(b"one")
     store.save(b"two")
-    assert FileKeyStore(tmp_path / "secagg.state").load() == b"two"
-    assert [path.name for path in tmp_path.iterdir()] == ["secagg.state"]
+    store.close()
+    again = FileKeyStore(tmp_path / "secagg.state")
+    assert again.load() == b"two"
+    again.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secagg.state", "secagg.state.lock"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "fdopen"])
+def test_two_processes_never_share_a_store(tmp_path: Path) -> None:
+    store = FileKeyStore(tmp_path / "secagg.state")
+    with pytest.raises(StateRefused, match="in use"):
+        FileKeyStore(tmp_path / "secagg.state")
+    store.close()
+    FileKeyStore(tmp_path / "secagg.state").close()
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchmod"])
 def test_a_crash_during_save_leaves_the_old_bytes_or_the_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -40,12 +51,16 @@ def test_a_crash_during_save_leaves_the_old_bytes_or_the_new_ones(
         store.save(b"new")
     monkeypatch.undo()
     assert store.load() == b"old"
+    store.save(b"newer")
+    assert store.load() == b"newer"
+    store.close()
 
 
 def test_the_file_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
     store = FileKeyStore(tmp_path / "secagg.state")
     store.save(b"secret")
     assert stat.S_IMODE((tmp_path / "secagg.state").stat().st_mode) == 0o600
+    store.close()
 
 
 def test_stored_state_gives_back_the_same_state(bench: Callable[..., Any]) -> None:
