@@ -8,14 +8,15 @@ from pathlib import Path
 ROLES = {
     "simulate": ("simulate", "a whole league on one machine"),
     "merchant": ("client.cli", "a merchant's node: train on own data, enforce own policy"),
-    "serve": ("serving.__main__", "answer recommendation requests from the active release"),
-    "doctor": ("client.doctor", "check a merchant's data, clock, disk and device before joining"),
+    "doctor": ("client.doctor", "check a merchant's data, keys, clock, disk and device before joining"),
     "ledger": ("privacy.cli", "show and verify a merchant's privacy ledger"),
     "release": ("releases.cli", "list, pull, activate, roll back and publish releases"),
+    "serve": ("serving.__main__", "answer recommendation requests from the active release"),
 }
 
 
 def main() -> int:
+    """Start the role that the command line names; returns its exit code."""
     here = Path(__file__).resolve().parent
     sys.path.insert(0, str(here / "_app" if (here / "_app").is_dir() else here.parent))
     if len(sys.argv) < 2 or sys.argv[1] not in ROLES:
@@ -24,7 +25,9 @@ def main() -> int:
         return 0 if sys.argv[1:2] in ([], ["--help"], ["-h"]) else 2
     role = sys.argv.pop(1)
     sys.argv[0] = f"hansa {role}"
-    return int(importlib.import_module(ROLES[role][0]).main() or 0)
+    start = importlib.import_module(ROLES[role][0]).main
+    # Hydra, behind `simulate`, reads the command line by itself.
+    return int((start() if role == "simulate" else start(sys.argv[1:])) or 0)
 
 
 if __name__ == "__main__":

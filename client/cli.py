@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hansa merchant`: make a home, be the node's daemon, see how it stands.
+
+Exit code 0: done. 2: something must be mended first; one line says each problem.
+"""
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from client.errors import ClientError
+from client.home import MerchantSettings, create_home, open_home
+
+POLICY = """\
+# What this merchant allows. The node reads this file anew at every request of the platform and refuses, with a
+# reason, whatever breaks it. These are the strictest useful values; loosen one line at a time.
+
+# Privacy loss over the whole life of ledger.jsonl, for one customer of this merchant. 1 is strong, 8 usual,
+# more says little. When it is spent the node refuses to train until you raise it.
+max_epsilon = 8.0
+
+# Chance that the bound does not hold: well below 1 / (number of your customers).
+delta = 1e-5
+
+# Fewest merchants that a round must ask, this one included, as the platform states it.
+min_cohort = 3
+
+# true: an answer leaves this house only inside a masked sum. This node speaks mode local, in which every answer
+# carries its full noise by itself: a league that works so needs false here. Until then all requests are refused.
+secure_aggregation_required = true
+
+# What may be trained.
+tasks = ["recommendation"]
+
+# local: the full noise is added here. distributed: a share of it, which needs masked sums. none: no privacy.
+modes = ["local", "distributed"]
+"""
+WEEKS_THAT_JUDGE = timedelta(weeks=4)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    problems = _attempt(arguments.command, arguments)
+    for problem in problems:
+        print(f"hansa merchant: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _attempt(command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> list[str]:
+    from data.errors import ContractError, DataError
+    from models.errors import ModelError
+    from privacy.errors import PrivacyError
+
+    try:
+        command(arguments)
+    except ContractError as wrong:
+        return [str(finding) for finding in wrong.findings]
+    except _Problems as found:
+        return found.lines
+    except (ClientError, DataError, ModelError, PrivacyError) as wrong:
+        return [str(wrong)]
+    return []
+
+
+class _Problems(Exception):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    home: Path = arguments.home
+    gate_until = arguments.gate_until or datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    train_until = arguments.train_until or gate_until - WEEKS_THAT_JUDGE
+    database = "://" in arguments.events
+    problems = [
+        (any((home / name).exists() for name in ("merchant.toml", "secret.key", "ledger.jsonl")),
+         f"{home}: a home is here already; nothing was changed"),
+        (not arguments.name, "--name: a merchant needs a name"),
+        (not (database or Path(arguments.events).exists()), f"--events {arguments.events}: no such path"),
+        (not arguments.vocabulary.is_file(), f"--vocabulary {arguments.vocabulary}: no such file"),
+        (not gate_until > train_until, "--gate-until must lie after --train-until"),
+        (arguments.max_events < 1, "--max-events must be at least 1"),
+    ]  # fmt: skip
+    if lines := [text for wrong, text in problems if wrong]:
+        raise _Problems(lines)
+    events = arguments.events if database else str(Path(arguments.events).resolve())
+    settings = MerchantSettings(arguments.name, events, train_until, gate_until, arguments.max_events)
+    create_home(home, settings, POLICY)
+    _write_runtime(home, arguments)
+    open_home(home)
+    print(f"made the home of {arguments.name} in {home}\n  next: read {home / 'policy.toml'} and decide")
+    print(f"        hansa doctor {home}\n        hansa merchant run {home}")
+
+
+def _write_runtime(home: Path, arguments: argparse.Namespace) -> None:
+    """As `client.runtime.write_runtime`, without torch."""
+    from client.home import write_private
+
+    settings = {
+        "task": arguments.task,
+        "options": arguments.options,
+        "vocabulary": str(arguments.vocabulary.resolve()),
+        "device": arguments.device,
+        "durable": True,
+    }
+    write_private(home / "runtime.json", json.dumps(settings, indent=2).encode() + b"\n")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from client.daemon import run
+
+    run(arguments.home, arguments.socket)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    report = status(arguments.home, arguments.socket)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        print(f"{name:<18} {value}")
+
+
+def status(path: Path, socket_path: Path | None = None) -> dict[str, Any]:
+    """How a node stands: daemon, policy, ledger; raises `HomeError` or `PrivacyError`."""
+    from privacy.ledger import Ledger
+
+    home, where = open_home(path), socket_path or path / "run" / "worker.sock"
+    policy = home.policy
+    report: dict[str, Any] = {
+        "merchant": home.settings.name,
+        "daemon": "listens" if _listens(where) else "does not run",
+        "socket": str(where),
+        "trains_until": home.settings.train_until.isoformat(),
+        "modes": ", ".join(policy.modes),
+        "secure_required": policy.secure_aggregation_required,
+        "releases": 0,
+        "epsilon_reserved": 0.0,
+        "max_epsilon": policy.max_epsilon,
+    }
+    if home.ledger.exists():
+        ledger = Ledger(home.ledger)
+        report |= {
+            "releases": len(ledger.reservations()),
+            "epsilon_reserved": round(ledger.epsilon(policy.delta), 4),
+        }
+    return report
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _options(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hansa merchant",
+        description="A merchant's node: it trains on the merchant's own events, under the merchant's own policy, "
+        "and lets out nothing but checked answers.",
+        epilog="The order of things: init, read policy.toml, `hansa doctor HOME`, run, then Flower's SuperNode "
+        "with --node-config 'socket=\"HOME/run/worker.sock\"'. docs/merchant-node.md tells it in full.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=words, description=words, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        made.set_defaults(command=command)
+        made.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")
+        return made
+
+    _add_init(add("init", _init, "make a home: settings, the strictest policy, a fresh secret"))
+    run = add("run", _run, "be the node's daemon: answer the relay over a UNIX socket until SIGTERM")
+    status = add("status", _status, "whether the daemon listens, what the policy allows, what is spent")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    for command in (run, status):
+        command.add_argument("--socket", type=Path, help="default: HOME/run/worker.sock")
+    return parser
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
+    init.add_argument("--name", required=True, help="the merchant's name in the league")
+    init.add_argument("--events", required=True, help="file, folder or database URL (docs/your-own-data.md)")
+    init.add_argument("--vocabulary", required=True, type=Path, help="the league's public vocabulary (Parquet)")
+    init.add_argument("--task", default="recommendation", help="what the league trains")
+    init.add_argument(
+        "--options",
+        type=_options,
+        default={},
+        help="the league's model options as JSON, such as '{\"dimension\": 16}'",
+    )
+    init.add_argument(
+        "--train-until", type=_moment, help="end of what is trained on, UTC; default: 4 weeks earlier"
+    )
+    init.add_argument("--gate-until", type=_moment, help="end of the weeks that judge a release; default: today")
+    init.add_argument("--max-events", type=int, default=512, help="a customer's most recent purchases that count")
+    init.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
