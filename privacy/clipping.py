@@ -114,6 +114,12 @@ class PerUserGradients:
                 dense.setdefault(name, torch.zeros_like(parameter, dtype=torch.float32).detach())
         return ClippedUpdate(clipping_norm, dense, rows, norms_B)
 
+    def backward(self, losses_B: Tensor, clipping_norm: float) -> None:
+        """Leave the clipped sum in `.grad`, where Opacus's DPOptimizerFastGradientClipping takes it from."""
+        clipped = self.clipped_sum(losses_B, clipping_norm)
+        for name, parameter in self.parameters.items():
+            parameter.grad = clipped.tensor(name).to(parameter.dtype)
+
     def norms(self, losses_B: Tensor) -> Tensor:
         """Each user's gradient norm over all parameters together, float [B]. It depends on users: never log it."""
         return _norms(self._parts(losses_B), losses_B)
@@ -205,6 +211,7 @@ def _refuse_mixed_users(losses_B: Tensor, uses: Sequence[Use]) -> None:
                     "batch statistics, a lookup without batch dimension?): clipping would bound nothing. Draw "
                     "negatives independently of the data and give them as record(shared=[...])"
                 )
+        del grads, grad, other  # before the next ones are made
 
 
 def check_users_independent(
