@@ -61,7 +61,7 @@ class RecommendationConfig:
     prior_items: float = 5.0
     repeat_half_life_days: float = 28.0
     repeat_smoothing: float = 0.05
-    mixing: tuple[float, float, float, float] = (1.0, 1.0, 2.0, 1.0)
+    mixing: tuple[float, float, float, float] = (1.0, 1.0, 4.0, 2.0)
     merchant_prior_purchases: float = 4000.0
     trained: tuple[str, ...] = ("table", "context")
 
