@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hansa doctor",
         description="Look over a merchant's home before it joins a league: settings, secret, policy, clock, "
-        "ledger, disk, events against the data contract (all findings at once), vocabulary, device. Changes nothing.",
+        "ledger, disk, events against the data contract (all at once), vocabulary, device. Changes nothing.",
         epilog="Exit code 0: sound. 1: something must be mended. 2: there is no home to look at.",
     )
     parser.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")

@@ -89,7 +89,7 @@ def _words(report: dict[str, Any]) -> str:
     for r in releases[-SHOWN:]:
         state = "spent" if r["spent"] else "reserved"
         # The platform chose the run's name: ascii() keeps control characters off the terminal.
-        lines.append(f"  {r['number']:>6}  {r['purpose']:<10} round {r['round']:<4} {state:<8} {ascii(r['run'])}")
+        lines.append(f"  {r['number']:>6}  {r['purpose']:<10} round {r['round']:<4} {state:<8} {r['run']!a}")
     if len(releases) > SHOWN:
         lines.append(f"  and {len(releases) - SHOWN} before these; --json shows all")
     return "\n".join(lines)
