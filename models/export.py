@@ -6,7 +6,7 @@ filters are inputs, so that one release serves every merchant and tells nothing 
 
 Inputs: `history` int64 [B, L] (0 = padding), `age_days` float32 [B, L], `merchant_log_popularity` float32 [V+1],
 `mask` float32 [B, V+1] or [1, V+1] (0 or -inf, added), `k` int64 scalar. Outputs, best first:
-`items` int64 [B, k], `scores` float32 [B, k]; k is cut to V; -inf marks what is masked (or padding) and comes last.
+`items` int64 [B, k], `scores` float32 [B, k]; k is cut to V; -inf marks what is masked and comes last.
 
 Guarantees:
 - the graph holds no merchant's data
