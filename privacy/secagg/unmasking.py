@@ -8,7 +8,7 @@ Guarantees:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from privacy.secagg import commitments, shamir, tags
 from privacy.secagg.errors import BelowThreshold, Misbehaviour, PeerRefused
@@ -35,17 +35,20 @@ class Unmasking:
     reports: Mapping[int, Report]
     answers: Mapping[int, Answer]
     blames: list[Blame]
+    rows: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = {author: row for row, author in enumerate(sorted(self.reports))}
 
     def seeds(self) -> tuple[list[bytes], list[bytes]]:
         """Seeds of the masks in the sum: those that were added to it and those that were taken from it.
 
         Raises BelowThreshold when too few good shares came yet, Misbehaviour when an author's seeds are wrong.
         """
-        survivors = tuple(sorted(self.reports))
         dropped = tuple(index for index in self.cohort if index not in self.reports)
         added: list[bytes] = []
         taken: list[bytes] = []
-        for author in survivors:
+        for author in self.rows:
             own = self._told(author, dropped)
             wanted = (author, *dropped) if own is None else (author,)
             shared = self._recover(author, wanted, dropped)
@@ -83,7 +86,7 @@ class Unmasking:
     def _holders(self, author: int) -> list[int]:
         holders = []
         for holder, answer in sorted(self.answers.items()):
-            if answer.opened[sorted(self.reports).index(author)].complaint:
+            if answer.opened[self.rows[author]].complaint:
                 self._blame((author, holder), "one dealt bad shares or the other says so falsely")
             else:
                 holders.append(holder)
@@ -99,7 +102,7 @@ class Unmasking:
         chosen = holders[:needed]
         order = sorted((author, *dropped))
         places = [order.index(index) for index in wanted]
-        row = sorted(self.reports).index(author)
+        row = self.rows[author]
         shares = [self.answers[holder].opened[row].shares for holder in chosen]
         joined = [b"".join(share[place] for place in places) for share in shares]
         raw = shamir.combine(joined, [holder + 1 for holder in chosen])
@@ -107,7 +110,7 @@ class Unmasking:
         return {index: raw[k * size : (k + 1) * size] for k, index in enumerate(wanted)}
 
     def _proves(self, author: int, holder: int, dropped: Sequence[int]) -> bool:
-        opened = self.answers[holder].opened[sorted(self.reports).index(author)]
+        opened = self.answers[holder].opened[self.rows[author]]
         order = sorted((author, *dropped))
         leaves = {
             self.cohort.index(index): (index, share) for index, share in zip(order, opened.shares, strict=True)

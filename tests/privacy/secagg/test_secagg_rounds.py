@@ -286,3 +286,14 @@ def test_one_entry_for_relays_of_bytes(bench: Make) -> None:
     for name, certificate in round_.certificates().items():
         round_.receive_answer(league.merchants[name].receive(certificate))
     made.assert_exact(round_.finish())
+
+
+@pytest.mark.slow
+def test_a_hundred_merchants_with_every_tolerated_drop(bench: Make) -> None:
+    made = bench(100, min_survivors=67)
+    names = made.names
+    drops = {Step.KEM: set(names[:5]), Step.REPORT: set(names[10:25]), Step.UNMASK: set(names[50:63])}
+    made.set_up(drops)
+    result = made.round(drops=drops)
+    assert len(result.survivors) == 80
+    made.assert_exact(result)
