@@ -2,6 +2,7 @@
 """Run a role of Hansa: puts the app's folder first on the path, as Flower does, and starts the role."""
 
 import importlib
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,16 +19,18 @@ ROLES = {
 def main() -> int:
     """Start the role that the command line names; returns its exit code."""
     here = Path(__file__).resolve().parent
-    sys.path.insert(0, str(here / "_app" if (here / "_app").is_dir() else here.parent))
+    root = here / "_app" if (here / "_app").is_dir() else here.parent
+    sys.path.insert(0, str(root))
     if len(sys.argv) < 2 or sys.argv[1] not in ROLES:
         width = max(map(len, ROLES))
         print("usage: hansa ROLE [--help]\n\n" + "\n".join(f"  {r:<{width}}  {ROLES[r][1]}" for r in ROLES))
         return 0 if sys.argv[1:2] in ([], ["--help"], ["-h"]) else 2
     role = sys.argv.pop(1)
     sys.argv[0] = f"hansa {role}"
-    start = importlib.import_module(ROLES[role][0]).main
-    # Hydra, behind `simulate`, reads the command line by itself.
-    return int((start() if role == "simulate" else start(sys.argv[1:])) or 0)
+    if role == "simulate":  # Hydra looks for conf/ beside the script that runs, and reads the command line itself
+        runpy.run_path(str(root / "simulate.py"), run_name="__main__")
+        return 0
+    return int(importlib.import_module(ROLES[role][0]).main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
