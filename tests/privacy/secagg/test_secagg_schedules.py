@@ -14,11 +14,11 @@ from privacy.secagg.merchant import MerchantSession
 from privacy.secagg.platform import PlatformRound
 
 Make = Callable[..., Any]
-SCHEDULES = int(os.environ.get("HANSA_FUZZ", "60")) * 10
+SCHEDULES = int(os.environ.get("HANSA_FUZZ", "60")) * 20
 
 
 def play(made: Any, number: int, source: random.Random) -> list[Any]:
-    """Up to three attempts of a round at once, their messages in random order, some lost or repeated."""
+    """Up to three attempts of a round at once, their messages in random order, some lost, repeated or altered."""
     league = made.league
     attempts = [league.platform.open_round(number, attempt, made.terms) for attempt in range(3)]
     pool: list[tuple[str, PlatformRound, str, bytes]] = [
@@ -32,6 +32,10 @@ def play(made: Any, number: int, source: random.Random) -> list[Any]:
             kind, round_, name, data = pool[place] if source.random() < 0.1 else pool.pop(place)
             if source.random() < 0.04:
                 continue
+            if source.random() < 0.03:
+                altered = bytearray(data)
+                altered[source.randrange(len(altered))] ^= 1 << source.randrange(8)
+                data = bytes(altered)
             if source.random() < 0.03:
                 store = league.stores[name]
                 league.merchants[name] = MerchantSession(league.identities[name], league.roster, store)
@@ -81,7 +85,7 @@ def test_random_schedules_open_at_most_one_exact_sum_of_a_round(bench: Make) -> 
     source = random.Random(int(os.environ.get("HANSA_FUZZ_SEED", "11")))
     opened = 0
     for start in range(0, SCHEDULES, 25):
-        made = bench(5, d=3, e=1, seed=start)
+        made = bench(4, d=3, e=1, seed=start)
         made.set_up()
         for number in range(1, min(25, SCHEDULES - start) + 1):
             sums = play(made, number, source)
