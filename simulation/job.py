@@ -26,7 +26,7 @@ from simulation.league import PreparedLeague, open_league, prepare
 from simulation.metrics_log import MetricsLog
 from simulation.nodes import nodes
 from simulation.outputs import RESULTS, config_hash, run_folder, write_json
-from simulation.plans import federations, workers
+from simulation.plans import SettingsError, federations, workers
 from simulation.pool import Executor, executor
 from simulation.progress import Display, Stage
 from simulation.references import ReferenceFailed, evaluate
@@ -60,7 +60,7 @@ def run_job(config: Config, console: Console) -> int:
     display = Display(console)
     try:
         _run(config, display)
-    except (DataError, ModelError, PrivacyError) as wrong:
+    except (SettingsError, DataError, ModelError, PrivacyError) as wrong:
         display.say(f"[bold red]hansa:[/] {wrong}")
         return WRONG_INPUT
     except (ServerError, StrategyError, ReleaseError, ReferenceFailed, ServingFailed) as failed:
@@ -72,6 +72,7 @@ def run_job(config: Config, console: Console) -> int:
 def _run(config: Config, display: Display) -> None:
     folder, resumed = run_folder(config, datetime.now(UTC))
     display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
+    planned = federations(config, folder)
     timings = Timings()
     with timings.of("prepare"):
         league = _league(config, folder)
@@ -79,7 +80,6 @@ def _run(config: Config, display: Display) -> None:
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
         f"{sum(merchant.events for merchant in league.merchants):,} events"
     )
-    planned = federations(config, folder)
     runs: dict[str, FederatedRun] = {}
     with MetricsLog(folder) as log:
         for name, federation in planned.items():

@@ -6,13 +6,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from client.trainer import TrainingConfig
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, calibrate
 from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
 from simulation.federation import Federation
 from simulation.outputs import config_hash
-from strategies.build import StrategyConfig
+from strategies.build import StrategyConfig, build
+from strategies.errors import StrategyError
 
 ORDINARY, PRIVATE = "federated", "federated_private"
 
@@ -21,13 +23,28 @@ def federations(config: Config, folder: Path) -> dict[str, Federation]:
     """The runs by name, the asked one first.
 
     Raises:
+        SettingsError: strategy or training settings are wrong.
         privacy.errors.CalibrationError: no noise meets the privacy settings.
     """
+    _check(config)
     plan = calibrate(PrivacyRequest(**_request(config)))
     runs = {PRIVATE: _federation(config, folder, PRIVATE, plan)} if plan.private else {}
     if not plan.private or config.compare.non_private:
         runs[ORDINARY] = _federation(config, folder, ORDINARY, _no_privacy(config))
     return runs
+
+
+class SettingsError(Exception):
+    """A setting that can be seen to be wrong before anything is read."""
+
+
+def _check(config: Config) -> None:
+    try:
+        build(StrategyConfig(**asdict(config.strategy)))
+        for private in (False, True):
+            TrainingConfig(**training(config, private=private))
+    except (StrategyError, TypeError, ValueError) as wrong:
+        raise SettingsError(str(wrong)) from None
 
 
 def workers(config: Config) -> int:

@@ -22,6 +22,7 @@ from simulation.references import PerMerchant
 
 FORMAT = "hansa.results/1"
 UPLIFT_METRIC = "ndcg@10"
+LARGEST_RATIO = 1e3
 Persons = Mapping[str, npt.NDArray[np.int64]]
 
 
@@ -90,7 +91,7 @@ def uplift_row(
         "view": view,
         "metric": UPLIFT_METRIC,
         "paired": _interval(paired_difference(ours, theirs, persons=rows, seed=seed)),
-        "relative": _interval(relative_uplift(ours, theirs, persons=rows, seed=seed)),
+        "relative": _relative(relative_uplift(ours, theirs, persons=rows, seed=seed)),
         "median": float(np.median(differences)),
         "worst": float(differences.min()),
         "share_better": float((differences > 0).mean()),
@@ -178,6 +179,11 @@ def _mean(view: ViewMetrics) -> float:
 
 def _interval(found: Interval) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _relative(found: Interval) -> dict[str, float] | None:
+    """None where the other method scores about nothing in some resample, so that a ratio says nothing."""
+    return _interval(found) if abs(found.mean) + abs(found.low) + abs(found.high) < LARGEST_RATIO else None
 
 
 def _intervals(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
