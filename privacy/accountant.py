@@ -258,14 +258,13 @@ def _rdp_step(mechanism: _Mechanism) -> npt.NDArray[np.float64]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
     sigma, rate, group = mechanism
-    # Group privacy by the triangle inequality of the sum: the group's samples are drawn together at worst,
-    # with sensitivity `group`, at the rate that any of them is drawn.
-    rate = 1 - (1 - rate) ** group
+    if group > 1:
+        from privacy.loss_distributions import group_renyi
+
+        return np.array([group_renyi(sigma, rate, group, alpha) for alpha in _ALPHAS])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(
-            compute_rdp(q=rate, noise_multiplier=sigma / group, steps=1, orders=list(_ALPHAS)), np.float64
-        )
+        return np.asarray(compute_rdp(q=rate, noise_multiplier=sigma, steps=1, orders=list(_ALPHAS)), np.float64)
 
 
 def _rdp_epsilon(composed: _Composed, delta: float) -> float:
