@@ -29,6 +29,7 @@ from privacy.secagg.tags import KEY_SIZE
 BLOCK_SIZE: Final = 1 << 17
 WORDS: Final = BLOCK_SIZE // 4
 THREAD_SIZE: Final = 1 << 24  # below this many bytes of masks, starting threads costs more than it gains
+MAX_THREADS: Final = 8
 _ZEROS: Final = bytes(BLOCK_SIZE)
 
 Words32 = npt.NDArray[np.uint32]
@@ -76,12 +77,12 @@ class Vector:
 def apply_masks(vector: Vector, plus: Sequence[bytes], minus: Sequence[bytes], threads: int | None = None) -> None:
     """Add the masks of the seeds in `plus` to the vector and take those in `minus` away, in place.
 
-    The result is the same for any number of threads; by default large work uses all of this process's cores.
+    The result is the same for any number of threads; by default large work uses up to eight cores.
     """
     seeds = [(_checked(seed), np.add) for seed in plus] + [(_checked(seed), np.subtract) for seed in minus]
     if threads is None:
         small = vector.body.nbytes * len(seeds) < THREAD_SIZE
-        threads = 1 if small else len(os.sched_getaffinity(0))
+        threads = 1 if small else min(MAX_THREADS, os.cpu_count() or 1)
     step = -(-vector.body.size // (threads * WORDS)) * WORDS or WORDS
     starts = range(0, max(vector.body.size, 1), step)
     if len(starts) == 1:
