@@ -31,6 +31,17 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(owner, "__name__", name)) if name in ("__get__", "__set__", "__delete__") else str(name)
 
 
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """All tensors given to a function, also those in one level of lists."""
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
+
+
 class Recorder(TorchFunctionMode):
     """Records one forward pass over `batch_size` users. Raises UnsupportedUse at the use that it cannot count."""
 
@@ -49,6 +60,7 @@ class Recorder(TorchFunctionMode):
         self.active = True
         self._parameters = {id(p): name for name, p in parameters.items()}
         self._tagged: dict[int, SharedVectors | Spread] = {}  # by id of the tensor that the tag holds
+        self._watched = dict(self._parameters)
         self._public = {id(t): t for t in (*public, *shared)}
 
     def __exit__(self, *exception: Any) -> None:
@@ -63,10 +75,11 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        watched = self._watched(args, kwargs)
+        tensors = _tensors(args, kwargs)
+        watched = [name for t in tensors if (name := self._watched.get(id(t)))]
         if not watched:
             out = func(*args, **kwargs)
-            self._keep_public(_name(func), args, kwargs, out)
+            self._keep_public(func, tensors, out)
             return out
         name = _name(func)
         if name in METADATA or not torch.is_grad_enabled():
@@ -84,29 +97,20 @@ class Recorder(TorchFunctionMode):
 
     # What is watched
 
-    def _watched(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
-        found = []
-        for value in (*args, *kwargs.values()):
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(item, Tensor):
-                    if id(item) in self._parameters:
-                        found.append(self._parameters[id(item)])
-                    elif id(item) in self._tagged:
-                        found.append(self._tagged[id(item)].name)
-        return found
-
-    def _keep_public(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _keep_public(self, func: Callable[..., Any], tensors: Sequence[Tensor], out: Any) -> None:
         """What is made from public tensors alone is public; not once it is given a row per user."""
-        if name in GIVES_ROWS_TO_USERS:
-            return
-        tensors = [a for v in (*args, *kwargs.values()) for a in (v if isinstance(v, (list, tuple)) else (v,))]
-        tensors = [t for t in tensors if isinstance(t, Tensor)]
-        if (tensors or name == "arange") and all(id(t) in self._public for t in tensors):
+        public = self._public
+        if all(id(t) in public for t in tensors):
+            name = _name(func)
+            if name in GIVES_ROWS_TO_USERS or not (tensors or name == "arange"):
+                return
             for result in out if isinstance(out, (list, tuple)) else (out,):
                 if isinstance(result, Tensor):
-                    self._public[id(result)] = result
-        elif name.startswith(("__i", "__set")) or (name.endswith("_") and not name.endswith("__")):
-            self._public.pop(id(args[0]), None)  # changed in place by what is not public
+                    public[id(result)] = result
+        elif id(tensors[0]) in public:
+            name = _name(func)
+            if name.startswith(("__i", "__set")) or (name.endswith("_") and not name.endswith("__")):
+                del public[id(tensors[0])]  # changed in place by what is not public
 
     def _refused(self, function: str, name: str, why: str = "") -> UnsupportedUse:
         return UnsupportedUse(
@@ -115,8 +119,13 @@ class Recorder(TorchFunctionMode):
             "[B, ...], nn.LayerNorm, and small parameters elementwise with [B, ...]"
         )
 
+    def _first(self, *values: Any) -> str:
+        """The first watched parameter among the values, for a message."""
+        return next(name for v in values if (name := self._watched.get(id(v))))
+
     def _tag(self, tag: SharedVectors | Spread) -> Tensor:
         self._tagged[id(tag.value)] = tag
+        self._watched[id(tag.value)] = tag.name
         return tag.value
 
     def _parameter(self, value: Any) -> str | None:
@@ -177,7 +186,7 @@ class Recorder(TorchFunctionMode):
             return self._scores(function, input, tag)
         names = [n for n in (self._parameter(weight), self._parameter(bias)) if n is not None]
         if tag is not None or id(input) in self._tagged or id(bias) in self._tagged or self._parameter(input):
-            raise self._refused(function, (names or self._watched((input, weight, bias), {}))[0])
+            raise self._refused(function, names[0] if names else self._first(input, weight, bias))
         if not self._batch_first(input, 2):
             raise self._refused(
                 function, names[0], f"an input of shape {tuple(input.shape)} without a row per user"
@@ -194,14 +203,14 @@ class Recorder(TorchFunctionMode):
             return self._scores(function, input, tag)
         name = self._parameter(other)
         if name is None or other.ndim != 2 or not self._batch_first(input, 2):
-            raise self._refused(function, self._watched((input, other), {})[0])
+            raise self._refused(function, self._first(input, other))
         output = torch.matmul(input, other.detach())
         return self._add(LinearUse(name, None, output, input, transposed=True))
 
     _on_mm = _on_matmul
 
     def _on_addmm(self, function: str, *args: Any, **kwargs: Any) -> Tensor:
-        raise self._refused(function, self._watched(args, kwargs)[0], "use nn.Linear")
+        raise self._refused(function, self._first(*args, *kwargs.values()), "use nn.Linear")
 
     # Layer norm
 
@@ -216,10 +225,8 @@ class Recorder(TorchFunctionMode):
     ) -> Tensor:
         names = (self._parameter(weight), self._parameter(bias))
         if not self._batch_first(input, len(normalized_shape) + 1):
-            found = self._watched((input, weight, bias), {})
-            raise self._refused(
-                function, found[0], f"an input of shape {tuple(input.shape)} without a row per user"
-            )
+            found = self._first(input, weight, bias)
+            raise self._refused(function, found, f"an input of shape {tuple(input.shape)} without a row per user")
         held = [None if t is None else t.detach() if self._parameter(t) else t for t in (weight, bias)]
         shape = tuple(normalized_shape)
         output = functional.layer_norm(input, shape, held[0], held[1], eps)
@@ -259,11 +266,11 @@ class Recorder(TorchFunctionMode):
 
     def _on_transpose(self, function: str, input: Tensor, dim0: int, dim1: int) -> Tensor:
         if {dim0 % 2, dim1 % 2} != {0, 1}:
-            raise self._refused(function, self._watched((input,), {})[0])
+            raise self._refused(function, self._first(input))
         return self._on_t(function, input)
 
     def _on_select(self, function: str, input: Tensor, *_: Any) -> Tensor:
-        raise self._refused(function, self._watched((input,), {})[0])
+        raise self._refused(function, self._first(input))
 
     def _on_expand(self, function: str, input: Tensor, *sizes: Any) -> Tensor:
         """Shared vectors given to every user as their own."""
@@ -339,20 +346,20 @@ class Recorder(TorchFunctionMode):
     def _unary(self, func: Callable[..., Any], name: str, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         spread = self._spread(value)
         if spread is None or any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
-            raise self._refused(name, self._watched((value, *args), kwargs)[0])
+            raise self._refused(name, self._first(value, *args))
         return self._tag(Spread(spread.name, func(spread.value, *args, **kwargs), spread.ndim))
 
     def _on_softmax(self, function: str, input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
         spread = self._spread(input)
         if spread is None or spread.ndim == 0:
-            raise self._refused(function, self._watched((input,), {})[0])
+            raise self._refused(function, self._first(input))
         at = dim % spread.ndim + 1
         return self._tag(Spread(spread.name, torch.softmax(spread.value, at), spread.ndim))
 
     def _on_getitem(self, function: str, input: Tensor, index: Any) -> Tensor:
         spread = self._spread(input) if isinstance(index, int) and input.ndim == 1 else None
         if spread is None:
-            raise self._refused("indexing", self._watched((input, index), {})[0], "use nn.Embedding for tables")
+            raise self._refused("indexing", self._first(input, index), "use nn.Embedding for tables")
         return self._tag(Spread(spread.name, spread.value[:, index], 0))
 
     def _combine_shared(self, name: str, a: Any, b: Any, kwargs: Mapping[str, Any]) -> SharedVectors:
