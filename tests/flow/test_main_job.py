@@ -141,7 +141,8 @@ def test_wrong_data_gets_every_finding_at_once_and_exit_code_2(run_job, own_file
     bad.write_text("\n".join(lines), "utf-8")
     code, text = run_job(tmp_path / "out", f"data.events='{bad}'")
     assert code == 2
-    assert "stole" in text
+    assert "the event type is unknown" in text
+    assert "row 3" in text
     assert "bad.csv" in text
     assert "Traceback" not in text
 
