@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hansa merchant`, `hansa doctor` and `hansa ledger` as people call them."""
+
+import json
+import os
+import time
+import tomllib
+
+import polars as pl
+import pytest
+
+from client.cli import main as merchant
+from client.doctor import main as doctor
+from client.home import open_home
+from client.runtime import read_runtime
+from privacy.cli import main as ledger
+from privacy.policy import Policy
+from tests.client.small import CANARY, OPTIONS, SECRET, request
+
+
+def init(small, home, *more):
+    events, vocabulary = str(small.events), str(small.folder / "vocabulary.parquet")
+    options = ["--name", "north", "--events", events, "--vocabulary", vocabulary, "--options", json.dumps(OPTIONS)]
+    moments = ["--train-until", "2024-02-26T12:00:00Z", "--gate-until", "2024-03-25T12:00:00Z"]
+    return merchant(["init", str(home), *options, *moments, *more])
+
+
+def state(capsys):
+    return {(check["name"], check["state"]) for check in json.loads(capsys.readouterr().out)["checks"]}
+
+
+def test_init_makes_a_home_that_opens_with_the_strict_default_policy(small, tmp_path, capsys):
+    home = tmp_path / "new" / "home"
+    assert init(small, home) == 0
+    assert "next: read" in capsys.readouterr().out
+    opened = open_home(home)
+    assert opened.settings.name == "north"
+    assert opened.policy == Policy()
+    assert set(tomllib.loads((home / "policy.toml").read_text())) <= set(Policy.__dataclass_fields__)
+    assert (home / "policy.toml").read_text().count("#") > 8
+    assert read_runtime(home / "runtime.json").options == OPTIONS
+
+
+def test_init_says_every_problem_in_one_line_each_and_changes_nothing(small, tmp_path, capsys):
+    arguments = ["--name", "", "--events", "nowhere.csv", "--vocabulary", "none.parquet", "--max-events", "0"]
+    assert merchant(["init", str(tmp_path / "new"), *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert not (tmp_path / "new").exists()
+    before = {path: path.read_bytes() for path in small.home.iterdir() if path.is_file()}
+    assert init(small, small.home) == 2
+    assert "a home is here already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in small.home.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["run"], ["dance", "home"], ["init", "h", "--name", "n"]])
+def test_a_wrong_call_ends_with_2(arguments):
+    with pytest.raises(SystemExit) as ended:
+        merchant(arguments)
+    assert ended.value.code == 2
+
+
+def test_run_says_each_problem_of_the_data_in_one_line(small, capsys):
+    events = pl.read_parquet(small.events)
+    events.with_columns(event=pl.lit("steal"), quantity=pl.lit(-1.0)).write_parquet(small.events)
+    assert merchant(["run", str(small.home)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("hansa merchant: ") for line in lines)
+
+
+def test_status_tells_how_a_node_stands(small, runtime, capsys):
+    assert merchant(["status", str(small.home), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["releases"] == 0
+    assert not (small.home / "ledger.jsonl").exists()
+    small.worker(runtime).answer(request(runtime))
+    assert merchant(["status", str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["daemon"] == "does not run"
+    assert report["releases"] == 1
+    assert 0 < report["epsilon_reserved"] < report["max_epsilon"]
+    assert merchant(["status", str(small.folder / "nowhere")]) == 2
+    assert "hansa merchant init" in capsys.readouterr().err
+
+
+def test_doctor_finds_a_sound_home_sound_and_changes_nothing(small, capsys):
+    before = {path: path.read_bytes() for path in small.home.rglob("*") if path.is_file()}
+    assert doctor([str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["format"] == "hansa.doctor/1"
+    assert report["sound"] is True
+    names = {check["name"] for check in report["checks"]}
+    assert names == {
+        "settings", "secret", "policy", "clock", "ledger", "disk", "events", "vocabulary", "device"
+    }  # fmt: skip
+    assert {path: path.read_bytes() for path in small.home.rglob("*") if path.is_file()} == before
+    assert doctor([str(small.home)]) == 0
+    assert "sound" in capsys.readouterr().out
+
+
+def test_every_check_runs_whatever_the_others_found(small, runtime, capsys):
+    small.worker(runtime).answer(request(runtime))
+    events = pl.read_parquet(small.events)
+    events.with_columns(event=pl.lit("steal"), user_id=pl.lit(f" {CANARY}")).write_parquet(small.events)
+    (small.home / "secret.key").chmod(0o644)
+    (small.home / "policy.toml").write_text("trust = true")
+    path = small.home / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
+    (small.home / "merchant.toml").chmod(0o666)
+    (small.home / "runtime.json").write_text("{}")
+    os.utime(small.home / "merchant.toml", (time.time() + 9e4,) * 2)
+    assert doctor([str(small.home), "--json"]) == 1
+    text = capsys.readouterr().out
+    bad = {check["name"] for check in json.loads(text)["checks"] if check["state"] == "bad"}
+    assert bad == {"settings", "secret", "policy", "clock", "ledger", "events", "vocabulary", "device"}
+    assert doctor([str(small.home)]) == 1
+    text += capsys.readouterr().out
+    assert CANARY not in text
+    assert SECRET.hex() not in text
+
+
+def test_doctor_tells_of_items_that_the_league_does_not_know(small, capsys):
+    events = pl.read_parquet(small.events)
+    events.with_columns(item_id=pl.lit("own-") + pl.col("item_id")).write_parquet(small.events)
+    assert doctor([str(small.home), "--json"]) == 1
+    found = [check["found"] for check in json.loads(capsys.readouterr().out)["checks"]]
+    assert any("knows 0% of this merchant's 12 items" in text for text in found)
+    assert any("nothing to train on" in text for text in found)
+
+
+def test_doctor_without_a_home_ends_with_2(tmp_path, capsys):
+    assert doctor([str(tmp_path / "none")]) == 2
+    assert "hansa merchant init" in capsys.readouterr().err
+
+
+def test_ledger_shows_what_is_spent_and_left(small, runtime, capsys):
+    assert ledger([str(small.home)]) == 2
+    capsys.readouterr()
+    worker = small.worker(runtime)
+    for number in (1, 2):
+        worker.answer(request(runtime, round=number))
+    assert ledger([str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["records"] == 4
+    assert 0 < report["epsilon_spent"] <= report["epsilon_with_reserved"] < report["epsilon_allowed"]
+    assert report["rounds_left"] >= 1
+    assert [release["spent"] for release in report["releases"]] == [True, True]
+    assert ledger([str(small.home / "ledger.jsonl"), "--verify", "--anchor", report["head"]]) == 0
+    assert "the chain holds" in capsys.readouterr().out
+    assert ledger([str(small.home)]) == 0
+    assert "rounds like the last one" in capsys.readouterr().out
+
+
+def test_ledger_finds_an_edit_and_a_cut(small, runtime, capsys):
+    small.worker(runtime).answer(request(runtime))
+    path = small.home / "ledger.jsonl"
+    assert ledger([str(path), "--verify", "--json"]) == 0
+    head = json.loads(capsys.readouterr().out)["head"]
+    whole = path.read_bytes()
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    assert ledger([str(path), "--verify"]) == 0
+    assert ledger([str(path), "--verify", "--anchor", head]) == 1
+    path.write_bytes(whole.replace(b'"round":1', b'"round":9'))
+    assert ledger([str(path), "--verify"]) == 1
+    assert "changed after it was written" in capsys.readouterr().err
+
+
+def test_a_runs_name_cannot_steer_the_terminal(small, runtime, capsys):
+    from dataclasses import replace
+
+    small.worker(runtime).answer(replace(request(runtime), run="\x1b[2Jrun\n"))
+    assert ledger([str(small.home)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
