@@ -121,7 +121,7 @@ def _part(name: str, parameter: nn.Parameter, uses: list[Use], size: int) -> Par
     scores = [u for u in uses if isinstance(u, ScoresUse)]
     rest = [u for u in uses if u not in linear and u not in rows and u not in scores]
     if rest and not (linear or rows or scores):
-        return VectorPart(name, torch.stack([_vector(u, name) for u in rest]).sum(0))
+        return VectorPart(name, sum((_vector(u, name) for u in rest[1:]), _vector(rest[0], name)))
     if rest:
         raise UnsupportedUse(
             f"parameter {name!r} is a weight or table and is also used elementwise or as a bias: "
@@ -129,10 +129,15 @@ def _part(name: str, parameter: nn.Parameter, uses: list[Use], size: int) -> Par
         )
     if linear and not (rows or scores):
         pairs = [u.rows_and_columns() for u in linear]
-        return MatrixPart(name, torch.cat([r for r, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
+        return MatrixPart(name, _joined([r for r, _ in pairs]), _joined([c for _, c in pairs]))
     own = _own_rows(rows, parameter, name)
     shared = _shared_rows(scores, linear, parameter, name)
     return RowsPart(name, parameter, size, _summed(own, parameter.shape[0]), shared)
+
+
+def _joined(positions: Sequence[Tensor]) -> Tensor:
+    """[B, S, …] of several uses as one, without a copy when there is one."""
+    return positions[0] if len(positions) == 1 else torch.cat(list(positions), 1)
 
 
 def _vector(use: Use, name: str) -> Tensor:
@@ -146,7 +151,7 @@ def _own_rows(uses: Sequence[RowsUse], parameter: nn.Parameter, name: str) -> _L
     if not found:
         empty = torch.zeros(0, dtype=torch.int64, device=parameter.device)
         return _Lookups(empty, empty, torch.zeros(0, parameter.shape[1], device=parameter.device))
-    return _Lookups(*(torch.cat(column) for column in zip(*found, strict=True)))
+    return _Lookups(*(c[0] if len(found) == 1 else torch.cat(c) for c in zip(*found, strict=True)))
 
 
 def _shared_rows(
