@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian noise from a keyed stream, added to a clipped sum in one streaming pass.
 
-`secure`: AES-256 in counter mode under a key for this stream alone; Box-Muller with a radius from 63 bits (largest
-value 9.4) and an angle from 32 bits, its functions in float32, their product in float64. `fast`: torch's Mersenne
-twister, for simulations.
+`secure`: AES-256 in counter mode under a key for this stream alone; Box-Muller in float32 with a radius from 63
+bits (largest value 9.4) and an angle from 32 bits. `fast`: torch's Mersenne twister, for simulations.
 
 Floating-point Gaussians only approximate the real-valued mechanism of the proof: their low-order bits can betray
-what they were added to (Mironov 2012). With `secure`, sum and noise are added in float64 and rounded to a grid
-of 2^-20 of the deviation, which drops those bits: a mitigation, not a proof. Noise in the integers is the proof.
+what they were added to (Mironov 2012). With `secure` the sum is rounded to a grid of 2^-20 of the deviation, which
+the noise covers up to 8 deviations and which drops those bits: a mitigation, not a proof. Noise in the integers is
+the proof.
 
 Guarantees:
 - the noise has the stated deviation
@@ -50,7 +50,7 @@ class NoiseStream(ABC):
 
     @abstractmethod
     def standard_normal(self, out: Tensor) -> None:
-        """Fill a contiguous float64 CPU tensor [n] with the next n independent standard normals."""
+        """Fill a contiguous float32 CPU tensor [n] with the next n independent standard normals."""
 
     @abstractmethod
     def add_to(self, total: Tensor, deviation: float) -> None:
@@ -98,29 +98,30 @@ class _Drawer:
         half = _CHUNK // 2
         self._radius_bits = torch.frombuffer(self._bytes, dtype=torch.int64, count=half)
         self._angle_bits = torch.frombuffer(self._bytes, dtype=torch.int32, count=half, offset=8 * half)
-        self._radius, self._angle, self._part = torch.empty(3, half)
-        self._noise, self._held = torch.empty(2, _CHUNK, dtype=torch.float64)
+        self._radius, self._angle = torch.empty(2, half)
+        self._noise = torch.empty(_CHUNK)
 
     def draw(self, out: Tensor) -> None:
         """Box & Muller 1958: radius sqrt(-2 log u) with u in (0, 1], angle even in [-pi, pi]."""
         self._stream.update_into(_ZEROS, self._bytes)
-        radius, angle, part = self._radius, self._angle, self._part
+        radius, angle = self._radius, self._angle
         radius.copy_(self._radius_bits.bitwise_and_((1 << 63) - 1)).add_(0.5).mul_(2.0**-63)
         radius.log_().mul_(-2).sqrt_()
         angle.copy_(self._angle_bits).mul_(math.pi * 2.0**-31)
         half = _CHUNK // 2
-        cosines, sines = out[:half], out[half:]
-        cosines.copy_(torch.cos(angle, out=part)[: len(cosines)]).mul_(radius[: len(cosines)])
-        sines.copy_(torch.sin(angle, out=part)[: len(sines)]).mul_(radius[: len(sines)])
+        cosines, sines = self._noise[:half], self._noise[half:]
+        torch.cos(angle, out=cosines).mul_(radius)
+        torch.sin(angle, out=sines).mul_(radius)
+        if out is not self._noise:
+            out.copy_(self._noise[: out.numel()])
 
     def add_to(self, total: Tensor, deviation: float) -> None:
-        """total += noise, rounded to the grid."""
+        """total += noise, rounded to the grid: IEEE addition rounds the exact sum, and so does rounding it on."""
         grid = 2.0 ** (math.floor(math.log2(deviation)) - _GRID_BITS)
         for chunk in torch.split(total, _CHUNK):
-            noise, held = self._noise[: chunk.numel()], self._held[: chunk.numel()]
-            self.draw(noise)
-            held.copy_(chunk).mul_(1 / grid).add_(noise, alpha=deviation / grid).round_()
-            chunk.copy_(held.mul_(grid))
+            self.draw(self._noise)
+            noise = self._noise[: chunk.numel()].mul_(deviation / grid)
+            chunk.mul_(1 / grid).add_(noise).round_().mul_(grid)
 
 
 class _FastStream(NoiseStream):
@@ -130,7 +131,7 @@ class _FastStream(NoiseStream):
 
     def standard_normal(self, out: Tensor) -> None:
         for part in torch.split(out, _CHUNK):
-            part.copy_(torch.empty(part.shape, dtype=torch.float32).normal_(generator=self._generator))
+            part.normal_(generator=self._generator)
 
     def add_to(self, total: Tensor, deviation: float) -> None:
         noise = torch.empty(min(_CHUNK, total.numel()))

@@ -17,7 +17,7 @@ N = 200_000
 
 
 def drawn(source, label, n=N):
-    out = torch.empty(n, dtype=torch.float64)
+    out = torch.empty(n, dtype=torch.float32)
     source.stream(label).standard_normal(out)
     return out.numpy()
 
