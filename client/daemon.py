@@ -193,6 +193,15 @@ def listening(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def _private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
@@ -228,10 +237,9 @@ def run(path: Path, socket_path: Path | None = None) -> None:
     Raises:
         HomeError, DataError, ModelError, PrivacyError: what must be mended before the node can start.
     """
-    os.umask(0o077)
     home = open_home(path)
     where = socket_path or socket_of(path)
-    with only_daemon(path):
+    with _private_files(), only_daemon(path):
         runtime = open_runtime(read_runtime(path / "runtime.json"))
         worker = Worker(home, runtime)
         Ledger(home.ledger, durable=runtime.durable).verify()

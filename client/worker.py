@@ -44,7 +44,7 @@ PROXIMAL = "proximal-mu"
 SPOKEN = (Mode.NONE, Mode.LOCAL)
 MAX_RUN_NAME = 200
 MAX_STEPS = 100_000
-# Far from these, float32 arithmetic no longer bounds a user's share: squares of tiny gradients vanish.
+# Far from these, float32 rounds a clipped share up past its bound, or overflows.
 CLIPPING_NORMS = (1e-6, 1e6)
 
 
