@@ -33,16 +33,18 @@ def row(figure: str, ours: float, unit: str, n: int, peer: float | None = None, 
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], float | None]], repeats: int, *, until_s: float = float("inf")
+    runs: Mapping[str, Callable[[], float | None]], repeats: int, *, least: int = 1, until_s: float = float("inf")
 ) -> dict[str, list[float]]:
-    """Seconds of each run, in turn so that a busy moment hits all alike; at least one turn, none after until_s.
+    """Seconds of each run, in turn, so that a busy moment hits all alike.
+
+    At least `least` turns; no further ones after until_s.
 
     A run returns its own seconds, or None to be timed here. until_s is on time.monotonic's clock.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
         for name, run in runs.items():
-            if turn and time.monotonic() > until_s:
+            if turn >= least and time.monotonic() > until_s:
                 return seconds
             begin = time.perf_counter()
             own = run()
