@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow fuzz audit check format bench docs clean
+.PHONY: help demo test test-slow fuzz check format bench clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -23,6 +23,9 @@ test: $(READY) ## every fast test
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY) ## secure aggregation under long random schedules and broken messages
+	HANSA_FUZZ=5000 $(BIN)/python -m pytest tests/privacy/secagg/test_secagg_fuzz.py tests/privacy/secagg/test_secagg_schedules.py
 
 check: $(READY) ## format, lint, types and who may import whom
 	$(BIN)/ruff format --check .

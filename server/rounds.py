@@ -122,7 +122,7 @@ def _one_round(
     return replace(
         state,
         round=number,
-        arrays={name: array.numpy() for name, array in arrays.items()},
+        arrays={name: array.numpy().astype(np.float32) for name, array in arrays.items()},
         strategy=state_of(strategy),
         history=(*state.history, record),
     )

@@ -88,9 +88,12 @@ def _evaluate(
 def _references(config: Config, run: FederatedRun, league: PreparedLeague, display: Display) -> list[Measured]:
     start = {**starting_model(run.federation).arrays, **run.final.fixed}
     ordinary = training(config, private=False)
-    alone = _reference_settings(config, run, ordinary) if config.compare.local_only else None
-    own = {**ordinary, **config.model.centralised}
-    together = _reference_settings(config, run, own) if config.compare.centralised else None
+    settings = {
+        name: _reference_settings(config, run, {**ordinary, **laid_over})
+        for name, laid_over in (("alone", config.model.local_only), ("together", config.model.centralised))
+    }
+    alone = settings["alone"] if config.compare.local_only else None
+    together = settings["together"] if config.compare.centralised else None
     found: list[Measured] = []
     with _pool(config, run.federation) as pool:
         jobs = (len(league.names) if alone else 0) + (1 if together else 0)

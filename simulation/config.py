@@ -32,7 +32,7 @@ class ModelConfig:
     """The task, and its settings for each way of training it.
 
     `popularity` names the model's array of league popularity, "" where a task has none. `private_*` are laid
-    over the ordinary ones in private runs, `centralised` in the reference run on all data.
+    over the ordinary ones in private runs, `centralised` and `local_only` in those reference runs.
     """
 
     task: str = MISSING
@@ -42,6 +42,7 @@ class ModelConfig:
     training: dict[str, Any] = field(default_factory=dict)
     private_training: dict[str, Any] = field(default_factory=dict)
     centralised: dict[str, Any] = field(default_factory=dict)
+    local_only: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
