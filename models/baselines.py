@@ -75,7 +75,7 @@ def item_similarities(
     """
     bought = sp.vstack([_bought(histories, n_items) for histories in train], format="csr")
     bought.data[:] = 1.0
-    together: Floats = (bought.T @ bought).toarray()
+    together: Floats = (bought.T @ bought).toarray(order="C")  # rows are read one by one later
     buyers = together.diagonal().copy()
     np.fill_diagonal(together, 0.0)
     together /= np.sqrt(np.outer(buyers, buyers)) + np.float32(shrinkage)

@@ -33,7 +33,7 @@ from models.parameters import ParameterSpec
 from models.popularity import blend, popularity_counts
 from models.two_tower import ContentTower
 
-__all__ = ["PRIVATE", "RecommendationConfig", "RecommendationModel", "RecommendationTask"]
+__all__ = ["PRIVATE", "PRIVATE_LOCAL", "RecommendationConfig", "RecommendationModel", "RecommendationTask"]
 
 _LEAGUE = "league_log_popularity"
 _MERCHANT = "merchant_log_popularity"
@@ -52,12 +52,12 @@ class RecommendationConfig:
     its start.
     """
 
-    dimension: int = 32
+    dimension: int = 16
     history_events: int = 128
     past_events: int = 512
-    targets: int = 16
+    targets: int = 8
     negatives: int = 256
-    window_days: int = 28
+    window_days: int = 56
     prior_items: float = 5.0
     repeat_half_life_days: float = 28.0
     repeat_smoothing: float = 0.05
@@ -76,8 +76,11 @@ class RecommendationConfig:
             raise ConfigError(f"trained names at least one of {sorted(_PARTS)}, found {self.trained}")
 
 
-PRIVATE = RecommendationConfig(dimension=16)
-"""What to train under noise (docs/model.md, "Under noise")."""
+PRIVATE = RecommendationConfig()
+"""Under `distributed` noise: the same small model (docs/model.md, "Under noise")."""
+
+PRIVATE_LOCAL = RecommendationConfig(trained=("context",))
+"""Under `local` noise: a few dozen weights, as a table drowns (docs/model.md, "Under noise")."""
 
 
 class RecommendationModel(nn.Module):
