@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow fuzz check format bench clean
+.PHONY: help demo test test-slow fuzz check format bench docs clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -39,6 +39,9 @@ format: $(READY) ## format and fix what can be fixed
 
 bench: $(READY) ## every figure that we claim, beside its peers
 	$(BIN)/python -m benchmarks
+
+docs: $(READY) ## gather the settings page and check every link
+	$(BIN)/python docs/build.py
 
 clean: ## remove what was built, not what was learnt
 	rm -rf $(VENV) build dist *.egg-info

@@ -3,9 +3,9 @@
 
     python -m benchmarks.quality [--quick]     --quick: one seed, two rounds, no privacy curve
 
-`uplift_novel_smallest_third` is the relative gain in ndcg@10 (novel items) of federated over local-only at the third
-of the merchants with the fewest users; `merchants_worse_off` counts merchants whose own local-only model is better
-there. Means over seeds; the spread over seeds stands in rows of its own.
+`uplift_novel_smallest_third` is the relative gain in ndcg@10 (novel items) of federated over local-only at the
+third of the merchants with the fewest users; `merchants_worse_off` counts merchants whose own local-only model is
+better there. Means over seeds; the spread over seeds stands in rows of its own.
 """
 
 import sys

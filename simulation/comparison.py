@@ -108,9 +108,10 @@ def _references(config: Config, run: FederatedRun, league: PreparedLeague, displ
 
 
 def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) -> dict[str, str | int]:
+    rounds = own.pop("rounds", run.federation.settings.rounds.rounds)
     return {
         "training": json.dumps(own),
-        "rounds": run.federation.settings.rounds.rounds,
+        "rounds": int(rounds),
         "seed": config.seed,
         "popularity": config.model.popularity,
         "window": TEST,
