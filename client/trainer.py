@@ -46,6 +46,7 @@ class TrainingConfig:
         optimiser: `adam` (Kingma & Ba 2015) or `sgd`, fresh each round.
         momentum: of `sgd`.
         expected_users: public constant that stands for a merchant's number of users in private steps.
+        cool_down: share of the ordinary steps, at the end, over which the learning rate falls to 0 in a line.
         proximal_mu: weight of the pull towards the global model (Li et al. 2020, FedProx, Alg. 2).
     """
 
@@ -55,6 +56,7 @@ class TrainingConfig:
     optimiser: Literal["adam", "sgd"]
     momentum: float = 0.0
     expected_users: float = 50.0
+    cool_down: float = 0.0
     proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,6 +66,13 @@ class TrainingConfig:
             raise ValueError("learning_rate and expected_users must be positive and finite")
         if not 0 <= self.proximal_mu < math.inf or not 0 <= self.momentum < 1:
             raise ValueError("proximal_mu must be finite and not negative, momentum must lie in [0, 1)")
+        if not 0 <= self.cool_down <= 1:
+            raise ValueError("cool_down is a share in [0, 1]")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of an ordinary step, from 0."""
+        left, cooling = self.steps_per_round - step, self.cool_down * self.steps_per_round
+        return self.learning_rate * (left / cooling if left < cooling else 1.0)
 
 
 class Bench(Protocol):
@@ -108,7 +117,8 @@ def train_locally(bench: Bench, own: UserHistories, config: TrainingConfig, draw
     start, anchors = shared_arrays(bench.model, bench.spec), _copies(bench)
     optimiser, rng = _optimiser(bench, config), draws.generator()
     loss_sum, steps_taken = 0.0, 0
-    for _ in range(config.steps_per_round):
+    for step in range(config.steps_per_round):
+        optimiser.param_groups[0]["lr"] = config.learning_rate_at(step)
         drawn = poisson_sample(users, config.sampling_rate, rng)
         negatives = bench.task.negatives(rng, bench.device)
         if not len(drawn):

@@ -108,10 +108,8 @@ def _references(config: Config, run: FederatedRun, league: PreparedLeague, displ
 
 
 def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) -> dict[str, str | int]:
-    rounds = own.pop("rounds", run.federation.settings.rounds.rounds)
     return {
         "training": json.dumps(own),
-        "rounds": int(rounds),
         "seed": config.seed,
         "popularity": config.model.popularity,
         "window": TEST,

@@ -37,9 +37,8 @@ def train(
 ) -> tuple[PerMerchant, dict[str, Array]]:
     """Train the reference models that have settings, all at once.
 
-    Returns the figures of each merchant's local-only model (the same model on its own data alone, stopped where
-    its own validation weeks say), and the arrays of the centralised one (all merchants' users in one place: what
-    nobody may have).
+    Returns the figures of each merchant's local-only model (the same model on its own data alone), and the arrays
+    of the centralised one (all merchants' users in one place: what nobody may have).
     """
     jobs = [] if together is None else [Job(LEAGUE, Request(CENTRALISED, "", 0, start, together))]
     if alone is not None:

@@ -4,7 +4,7 @@
 No node answers these requests and no platform can send them: they exist in the simulation's processes alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -44,45 +44,27 @@ class Researcher:
         load_public(runtime.model, runtime.spec, request.arrays)
         if merchant is None:
             everybody = merge_histories(self.training(each) for each in self._league.merchants)
-            for _ in self._train(everybody, request):
-                pass
+            self._train(everybody, request)
             return Reply(public_arrays(runtime.model, runtime.spec), {}, weight=1)
         if request.kind == LOCAL_ONLY:
-            self._train_alone(merchant, request)
-        return Reply(pack_views(self._measure(merchant, str(request.settings["window"]))), {}, weight=1)
+            self._forget_the_league(self.training(merchant), request)
+            self._train(self.training(merchant), request)
+        found = self.window(merchant, str(request.settings["window"]))
+        if request.kind == LOCAL_ONLY:
+            self._forget_the_league(found.histories, request)
+        runtime.task.fit_local(runtime.model, found.histories)
+        return Reply(pack_views(runtime.task.evaluate(runtime.model, found, KS)), {}, weight=1)
 
-    def _measure(self, merchant: Merchant, window: str) -> Mapping[str, ViewMetrics]:
-        found = self.window(merchant, window)
-        self._runtime.task.fit_local(self._runtime.model, found.histories)
-        return self._runtime.task.evaluate(self._runtime.model, found, KS)
-
-    def _train(self, own: UserHistories, request: Request) -> Iterator[int]:
-        """Train on, yielding after each round."""
+    def _train(self, own: UserHistories, request: Request) -> None:
         config = msgspec.json.decode(str(request.settings["training"]), type=TrainingConfig)
-        for number in range(int(request.settings["rounds"])):
-            train_locally(self._runtime, own, config, Draws.from_seed(f"{request.settings['seed']}|{number}"))
-            yield number
+        if len(own):
+            train_locally(self._runtime, own, config, Draws.from_seed(str(request.settings["seed"])))
 
-    def _train_alone(self, merchant: Merchant, request: Request) -> None:
-        """Leave the model as it was after the round that the merchant's own validation weeks like best."""
-        runtime, own = self._runtime, self.training(merchant)
-        self._forget_the_league(merchant, request)
-        best, kept = self._validated(merchant), public_arrays(runtime.model, runtime.spec)
-        for _ in self._train(own, request) if len(own) else ():
-            if (found := self._validated(merchant)) > best:
-                best, kept = found, public_arrays(runtime.model, runtime.spec)
-        load_public(runtime.model, runtime.spec, kept)
-
-    def _validated(self, merchant: Merchant) -> float:
-        """Sum over both views of mean ndcg@10 on the validation weeks; 0 for a view without users."""
-        views = self._measure(merchant, VALID).values()
-        return sum(float(view.per_user["ndcg@10"].mean()) for view in views if len(view.users))
-
-    def _forget_the_league(self, merchant: Merchant, request: Request) -> None:
+    def _forget_the_league(self, own: UserHistories, request: Request) -> None:
         """Alone, a merchant knows its own popularity in place of the league's."""
         name = str(request.settings["popularity"])
         if name:
-            counts = popularity_counts(self.training(merchant), self._runtime.vocabulary.size)
+            counts = popularity_counts(own, self._runtime.vocabulary.size)
             load_arrays(self._runtime.model, (name,), {name: log_popularity(counts)})
 
     def _training(self, merchant: Merchant) -> UserHistories:

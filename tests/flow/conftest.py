@@ -22,7 +22,6 @@ SMALL = (
     "model.options.negatives=16",
     "model.private_options.dimension=4",
     "model.training.steps_per_round=2",
-    "model.local_only.rounds=2",
     "model.centralised.steps_per_round=12",
     "rounds=3",
     "privacy.rounds=3",
