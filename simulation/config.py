@@ -32,7 +32,8 @@ class ModelConfig:
     """The task, and its settings for each way of training it.
 
     `popularity` names the model's array of league popularity, "" where a task has none. `private_*` are laid
-    over the ordinary ones in private runs, `centralised` and `local_only` in those reference runs.
+    over the ordinary ones in private runs, `centralised` and `local_only` in those reference runs. The strategies
+    are what `strategy=recipe` means.
     """
 
     task: str = MISSING
@@ -40,6 +41,8 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     private_options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    private_strategy: dict[str, Any] = field(default_factory=dict)
     private_training: dict[str, Any] = field(default_factory=dict)
     centralised: dict[str, Any] = field(default_factory=dict)
     local_only: dict[str, Any] = field(default_factory=dict)

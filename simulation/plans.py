@@ -17,6 +17,7 @@ from strategies.build import StrategyConfig, build
 from strategies.errors import StrategyError
 
 ORDINARY, PRIVATE = "federated", "federated_private"
+RECIPE = "recipe"
 
 
 def federations(config: Config, folder: Path) -> dict[str, Federation]:
@@ -40,8 +41,8 @@ class SettingsError(Exception):
 
 def _check(config: Config) -> None:
     try:
-        build(StrategyConfig(**asdict(config.strategy)))
         for private in (False, True):
+            build(strategy(config, private=private))
             TrainingConfig(**training(config, private=private))
     except (StrategyError, TypeError, ValueError) as wrong:
         raise SettingsError(str(wrong)) from None
@@ -55,6 +56,14 @@ def workers(config: Config) -> int:
 def training(config: Config, *, private: bool) -> dict[str, Any]:
     """Settings of the merchants' training."""
     return {**config.model.training, **(config.model.private_training if private else {})}
+
+
+def strategy(config: Config, *, private: bool) -> StrategyConfig:
+    """The strategy that was asked for, or the recipe's."""
+    asked = asdict(config.strategy)
+    if asked["name"] == RECIPE:
+        asked |= config.model.private_strategy if private else config.model.strategy
+    return StrategyConfig(**asked)
 
 
 def options(config: Config, *, private: bool) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> F
     settings = RunSettings(
         run=f"{name}-{config_hash(config)[:12]}",
         config_hash=config_hash(config),
-        strategy=StrategyConfig(**asdict(config.strategy)),
+        strategy=strategy(config, private=plan.private),
         rounds=rounds,
         plan=plan,
         training=training(config, private=plan.private),

@@ -13,8 +13,8 @@ from client.trainer import TrainingConfig
 from models.recommendation import RecommendationConfig
 from simulation.config import Config, register
 from simulation.outputs import config_hash
-from simulation.plans import federations, options, training
-from strategies.build import StrategyConfig, build
+from simulation.plans import federations, options, strategy, training
+from strategies.build import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = sorted(
@@ -46,7 +46,14 @@ def test_every_experiment_lays_over_the_defaults(name):
 
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "strategy"])
 def test_every_strategy_file_builds_its_strategy(name):
-    assert build(StrategyConfig(**dataclasses.asdict(composed(f"strategy={name}").strategy)))
+    config = composed(f"strategy={name}")
+    assert all(build(strategy(config, private=private)) for private in (False, True))
+
+
+def test_an_asked_strategy_replaces_the_recipes():
+    recipe, asked = composed(), composed("strategy=fedyogi")
+    assert (strategy(recipe, private=False).name, strategy(recipe, private=True).name) == ("fedadam", "fedavg")
+    assert {strategy(asked, private=private).name for private in (False, True)} == {"fedyogi"}
 
 
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "privacy"])
