@@ -118,7 +118,7 @@ def test_a_merchant_that_hangs_is_dropped_at_the_deadline(tmp_path, workers):
 
 
 def test_too_few_survivors_fail_the_round_and_leave_the_model(tmp_path):
-    faults = {name: "raises" for name in NAMES}
+    faults = dict.fromkeys(NAMES, "raises")
     with pytest.raises(RunFailed, match="all 3 rounds failed"):
         run(tmp_path, rounds=3, faults=faults)
     newest = CheckpointFolder(tmp_path, "config").newest()
@@ -129,7 +129,7 @@ def test_too_few_survivors_fail_the_round_and_leave_the_model(tmp_path):
 
 def test_a_run_recovers_when_merchants_come_back(tmp_path):
     with pytest.raises(RunFailed):
-        run(tmp_path, stop_after=2, faults={name: "raises" for name in NAMES})
+        run(tmp_path, stop_after=2, faults=dict.fromkeys(NAMES, "raises"))
     end = run(tmp_path, rounds=4)
     assert [bool(record.failure) for record in end.history] == [True, True, False, False]
 
