@@ -8,7 +8,7 @@ plain and with own repeats on top. Ties fall to the merchant's popularity. Nothi
 Shapes: U users of one merchant, V items.
 
 Guarantees:
-- every baseline ranks the same catalogue and is masked in the same way as the model
+- every baseline is judged on the same users and masked in the same way as the model
 """
 
 from collections.abc import Mapping, Sequence

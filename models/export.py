@@ -10,7 +10,7 @@ Inputs: `history` int64 [B, L] (0 = padding), `age_days` float32 [B, L], `mercha
 
 Guarantees:
 - the graph holds no merchant's data
-- an exported scorer that differs from the model by more than 1e-4 is never returned
+- an exported scorer that differs from the model (by more than 1e-4) is never returned
 """
 
 import io

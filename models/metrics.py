@@ -6,7 +6,7 @@ they did buy is masked out, for every method alike). recall@k = hits / targets; 
 ideal list of min(k, targets) hits; hit_rate@k = any hit; coverage@k = share of the catalogue in somebody's list.
 
 Guarantees:
-- no item is left out of the ranking and no negative is sampled
+- figures equal a slow reference over the whole catalogue
 - in the novel view no seen item is ever recommended
 - an interval depends on the values and the seed alone
 """

@@ -7,7 +7,7 @@ a merchant's or a platform's arrays are a stranger's data.
 
 Guarantees:
 - a shared array is a copy and later training does not change it
-- arrays with a wrong name, shape, dtype or a value that is not finite are refused and change nothing
+- arrays that do not fit (name, shape, dtype, values that are not finite) are refused and change nothing
 - local parts are never among the shared or the public arrays
 """
 

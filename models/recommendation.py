@@ -171,11 +171,12 @@ class RecommendationTask:
             user_BD = model.tower.user(own_vectors[:, :length], self._item_weights(batch.history))
             target_BT = torch.einsum("bd,btd->bt", user_BD, own_vectors[:, length:])
             negative_BN = user_BD @ model.tower.items(negatives).T
-            tower_BC = torch.cat([target_BT, negative_BN], dim=1).float()
-            candidates_BC = torch.cat([batch.targets, negatives.expand(len(batch), -1)], dim=1)
-            # Whatever counts in this loss is new to the user, so both repeat features are 0.
-            never = torch.zeros_like(tower_BC)
-            scores_BC = model.mixing(tower_BC, model.league_log_popularity[candidates_BC], never, never)
+        # Scores are float32: bf16 would round popularity by more than items differ.
+        tower_BC = torch.cat([target_BT, negative_BN], dim=1).float()
+        candidates_BC = torch.cat([batch.targets, negatives.expand(len(batch), -1)], dim=1)
+        # Whatever counts in this loss is new to the user, so both repeat features are 0.
+        never = torch.zeros_like(tower_BC)
+        scores_BC = model.mixing(tower_BC, model.league_log_popularity[candidates_BC], never, never)
         owned_BV = own_counts(batch.past, (batch.past > 0).float(), self.n_items + 1)
         return sampled_softmax(
             scores_BC[:, :targets],

@@ -37,12 +37,16 @@ def first_place(league: tuple[list[Any], list[Any]], view: str, name: str) -> li
     return found[name][view].per_user["hit_rate@1"].tolist()
 
 
-def test_every_baseline_is_judged_on_the_same_users(league: tuple[list[Any], list[Any]]) -> None:
+def test_every_baseline_is_judged_on_the_same_users_and_masked_in_the_same_way_as_the_model(
+    league: tuple[list[Any], list[Any]],
+) -> None:
     found = evaluate_baselines(*league, n_items=5, ks=[1, 2])
     assert tuple(found) == BASELINES
     for views in found.values():
         assert views["all"].users.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
         assert views["novel"].users.tolist() == [1, 2, 3, 4]
+        # Whoever is masked for one method is masked for all: nothing owned is shown in the novel view.
+        assert not views["novel"].recommended[2][0]
 
 
 def test_popularity_puts_the_leagues_favourite_first(league: tuple[list[Any], list[Any]]) -> None:

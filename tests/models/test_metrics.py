@@ -49,7 +49,9 @@ def cases(draw: st.DrawFn) -> tuple[list[list[float]], list[set[int]], list[set[
 # The fixture is a pure function, so examples may share it.
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
-def test_figures_equal_a_slow_reference(make_evaluated: Callable[..., Any], case: Any) -> None:
+def test_figures_equal_a_slow_reference_over_the_whole_catalogue(
+    make_evaluated: Callable[..., Any], case: Any
+) -> None:
     scores, seen, targets, k = case
     one = make_evaluated([[(item, 1.0) for item in sorted(row)] for row in seen], [sorted(t) for t in targets])
     views = evaluate_scores(torch.tensor(scores), one, [k])
