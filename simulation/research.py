@@ -5,6 +5,7 @@ No node answers these requests and no platform can send them: they exist in the 
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -36,24 +37,27 @@ class Researcher:
         self._league = league
         self._runtime = runtime
         self.window = cache(self._window)
-        self.training = cache(self._training)
+        self.known = cache(self._known)
 
     def answer(self, merchant: Merchant | None, request: Request) -> Reply:
         """Figures per user of the model that was sent or of one trained from it here; or the centralised model."""
         runtime = self._runtime
         load_public(runtime.model, runtime.spec, request.arrays)
         if merchant is None:
-            everybody = merge_histories(self.training(each) for each in self._league.merchants)
+            everybody = merge_histories(self.known(each, VALID) for each in self._league.merchants)
             self._train(everybody, request)
             return Reply(public_arrays(runtime.model, runtime.spec), {}, weight=1)
         if request.kind == LOCAL_ONLY:
-            self._forget_the_league(self.training(merchant), request)
-            self._train(self.training(merchant), request)
-        found = self.window(merchant, str(request.settings["window"]))
+            self._forget_the_league(self.known(merchant, VALID), request)
+            self._train(self.known(merchant, VALID), request)
+        window = str(request.settings["window"])
+        known = self.known(merchant, window)
         if request.kind == LOCAL_ONLY:
-            self._forget_the_league(found.histories, request)
-        runtime.task.fit_local(runtime.model, found.histories)
-        return Reply(pack_views(runtime.task.evaluate(runtime.model, found, KS)), {}, weight=1)
+            self._forget_the_league(known, request)
+        runtime.task.fit_local(runtime.model, known)
+        return Reply(
+            pack_views(runtime.task.evaluate(runtime.model, self.window(merchant, window), KS)), {}, weight=1
+        )
 
     def _train(self, own: UserHistories, request: Request) -> None:
         config = msgspec.json.decode(str(request.settings["training"]), type=TrainingConfig)
@@ -67,17 +71,17 @@ class Researcher:
             counts = popularity_counts(own, self._runtime.vocabulary.size)
             load_arrays(self._runtime.model, (name,), {name: log_popularity(counts)})
 
-    def _training(self, merchant: Merchant) -> UserHistories:
+    def _known(self, merchant: Merchant, window: str) -> UserHistories:
+        """All users' histories before a window: what trains before `valid`, what a merchant knows before `test`."""
         return histories(
             load_merchant(str(events_file(self._folder, merchant))),
             self._runtime.vocabulary,
-            until=self._league.split.train_end,
+            until=self._ends(window)[0],
             max_events=self._league.max_events,
         )
 
     def _window(self, merchant: Merchant, window: str) -> EvaluationSet:
-        split = self._league.split
-        cut, end = {VALID: (split.train_end, split.valid_end), TEST: (split.valid_end, split.test_end)}[window]
+        cut, end = self._ends(window)
         return evaluation_set(
             load_merchant(str(events_file(self._folder, merchant))),
             self._runtime.vocabulary,
@@ -85,6 +89,10 @@ class Researcher:
             end=end,
             max_events=self._league.max_events,
         )
+
+    def _ends(self, window: str) -> tuple[datetime, datetime]:
+        split = self._league.split
+        return {VALID: (split.train_end, split.valid_end), TEST: (split.valid_end, split.test_end)}[window]
 
 
 def pack_views(views: Mapping[str, ViewMetrics]) -> dict[str, Array]:
