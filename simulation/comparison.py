@@ -14,18 +14,18 @@ from client.runtime import open_runtime, read_runtime
 from client.wire import Array
 from data.samples import EvaluationSet
 from models.baselines import evaluate_baselines
-from models.metrics import VIEWS
 from simulation import references
 from simulation.config import Config
 from simulation.federation import FederatedRun, Federation, starting_model
 from simulation.league import PreparedLeague
+from simulation.measured import UNTRAINED_MIX
 from simulation.nodes import RUNTIME, nodes
 from simulation.plans import ORDINARY, PRIVATE, training, workers
 from simulation.pool import Executor, executor
 from simulation.progress import Display
 from simulation.references import PerMerchant
 from simulation.research import KS, TEST, Researcher
-from simulation.results import Measured, Persons, baseline_rows, method_row, persons_of, uplift_row
+from simulation.results import Measured, Scored, method_row, paired_rows, persons_of, persons_of_rows, uplift_row
 
 LARGEST_FOR_NEIGHBOURS = 20_000  # items: the similarities are a dense matrix
 TOWER = "tower."
@@ -36,6 +36,7 @@ class Comparison:
     """Rows of `results.json`."""
 
     methods: list[dict[str, Any]]
+    paired: list[dict[str, Any]]
     uplift: list[dict[str, Any]]
 
 
@@ -44,25 +45,31 @@ def compare(
 ) -> Comparison:
     """Measure all that `config.compare` asks for beside the federated runs."""
     windows = _windows(folder, league, next(iter(runs.values())).federation)
-    persons = persons_of(windows)
     measured: list[Measured] = []
     for name, run in runs.items():
         measured += _measure_run(config, name, run, league, display)
     if ORDINARY in runs:
         measured += _references(config, runs[ORDINARY], league, display)
-    methods = [method_row(method, persons, config.seed) for method in measured]
+    scored = [method.scored() for method in measured]
     if config.compare.baselines and league.items <= LARGEST_FOR_NEIGHBOURS:
-        display.say("baselines: popularity, own repeats, ItemKNN …")
-        sets = [windows[name] for name in league.names]
-        found = evaluate_baselines([one.histories for one in sets], sets, league.items, KS)
-        methods = baseline_rows(found, measured[0].per_merchant, persons, config.seed) + methods
-    return Comparison(methods, _uplift(config, measured, league, persons))
+        scored = _baselines(windows, league, display) + scored
+    rows = persons_of_rows(measured[0].per_merchant, persons_of(windows))
+    methods = [method_row(method, rows, config.seed) for method in scored]
+    paired = paired_rows(scored, rows, config.seed)
+    return Comparison(methods, paired, _uplift(measured, paired, league))
 
 
 def _windows(folder: Path, league: PreparedLeague, federation: Federation) -> dict[str, EvaluationSet]:
     runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
     researcher = Researcher(folder / "league", league, runtime)
     return {merchant.name: researcher.window(merchant, TEST) for merchant in league.merchants}
+
+
+def _baselines(windows: Mapping[str, EvaluationSet], league: PreparedLeague, display: Display) -> list[Scored]:
+    display.say("baselines: popularity, own repeats, ItemKNN …")
+    sets = [windows[name] for name in league.names]
+    found = evaluate_baselines([one.histories for one in sets], sets, league.items, KS)
+    return [Scored(name, "baseline", False, views) for name, views in found.items()]
 
 
 def _measure_run(
@@ -74,7 +81,7 @@ def _measure_run(
         found = [Measured(name, name, name == PRIVATE, _evaluate(pool, league, final, name, display))]
         if name == ORDINARY and config.compare.baselines:
             views = _evaluate(pool, league, _without_tower(untrained), "untrained mix", display)
-            found.append(Measured("untrained mix of repeats and popularity", "baseline", False, views))
+            found.append(Measured(UNTRAINED_MIX, "baseline", False, views))
     return found
 
 
@@ -117,17 +124,13 @@ def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) 
 
 
 def _uplift(
-    config: Config, measured: list[Measured], league: PreparedLeague, persons: Persons
+    measured: list[Measured], paired: list[dict[str, Any]], league: PreparedLeague
 ) -> list[dict[str, Any]]:
     by_name = {method.name: method for method in measured}
-    if "local_only" not in by_name:
-        return []
-    local = by_name["local_only"]
     return [
-        uplift_row(by_name[name], local, view, league, persons, config.seed)
-        for name in (ORDINARY, PRIVATE)
-        if name in by_name
-        for view in VIEWS
+        uplift_row(by_name[row["method"]], by_name["local_only"], row, league)
+        for row in paired
+        if row["against"] == "local_only"
     ]
 
 

@@ -26,6 +26,7 @@ KIND_NAMES = {
     "federated_private": "Federated, private",
     "centralised": "Centralised",
 }
+UNTRAINED_MIX = "untrained mix of repeats and popularity"
 _JOINERS = "\u200c\u200d"
 
 
@@ -37,15 +38,9 @@ class Estimate:
     low: float | None
     high: float | None
 
-    @property
-    def has_interval(self) -> bool:
-        return self.low is not None and self.high is not None
-
-    def overlaps(self, other: "Estimate") -> bool | None:
-        """Whether the two intervals share a point; None where one of them is missing."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return None
-        return self.low <= other.high and other.low <= self.high
+    def __neg__(self) -> "Estimate":
+        low, high = self.high, self.low
+        return Estimate(-self.mean, None if low is None else -low, None if high is None else -high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +56,18 @@ class Method:
 
     def estimate(self, view: str, metric: str = METRIC) -> Estimate | None:
         return self.views.get(view, {}).get(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """`method` minus `against` over the same users; `relative` is a fraction of the mean of `against`."""
+
+    method: str
+    against: str
+    view: str
+    metric: str
+    difference: Estimate
+    relative: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +183,7 @@ class Measured:
     league: League
     privacy: Privacy
     methods: tuple[Method, ...]
+    paired: tuple[Paired, ...]
     uplift: tuple[Uplift, ...]
     rounds: tuple[Round, ...]
     example: Example | None
@@ -190,6 +198,10 @@ class Measured:
 
     def of_kind(self, kind: str) -> tuple[Method, ...]:
         return tuple(method for method in self.methods if method.kind == kind)
+
+    def paired_of(self, method: str, against: str, view: str) -> Paired | None:
+        wanted = (method, against, view, METRIC)
+        return next((p for p in self.paired if (p.method, p.against, p.view, p.metric) == wanted), None)
 
     def uplift_of(self, method: str, view: str, metric: str = METRIC) -> Uplift | None:
         found = (u for u in self.uplift if (u.method, u.view, u.metric) == (method, view, metric))
@@ -218,6 +230,7 @@ def read(results: Mapping[str, Any]) -> Measured:
         league=_league(_map(results.get("league"))),
         privacy=_privacy(_map(results.get("privacy"))),
         methods=methods,
+        paired=tuple(_paired(results.get("paired"))),
         uplift=tuple(_uplift(u) for u in _maps(results.get("uplift"))),
         rounds=tuple(_rounds(results.get("rounds"))),
         example=_example(_map(results.get("example"))),
@@ -287,6 +300,13 @@ def _method(raw: Mapping[str, Any]) -> Method:
         for view, metrics in _map(raw.get("views")).items()
     }
     return Method(text(raw.get("name")), text(raw.get("kind")), bool(raw.get("private")), views)
+
+
+def _paired(value: object) -> Iterator[Paired]:
+    for raw in _maps(value):
+        method, against, view, metric = (text(raw.get(k)) for k in ("method", "against", "view", "metric"))
+        if (difference := _estimate(raw.get("difference"))) is not None:
+            yield Paired(method, against, view, metric, difference, _estimate(raw.get("relative")))
 
 
 def _uplift(raw: Mapping[str, Any]) -> Uplift:

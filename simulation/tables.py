@@ -4,12 +4,13 @@
 Guarantees:
 - a terminal and a page show the same rows
 - a name cannot style or move the terminal
+- a lead is marked only where its paired interval excludes zero
 
 A width (±) is the larger side of the interval, rounded up. A missing value is an en dash, never a zero.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
@@ -20,6 +21,7 @@ from rich.text import Text
 from simulation.measured import (
     KIND_NAMES,
     METRIC,
+    UNTRAINED_MIX,
     VIEW_MEANINGS,
     VIEW_NAMES,
     Estimate,
@@ -33,6 +35,7 @@ from simulation.rounding import interval, nearest, percent, scientific, signed, 
 
 METRICS = (METRIC, "hit_rate@10", "recall@20")
 MISSING = "–"
+_LEADERS = {"federated": "federated", "federated_private": "private"}
 _KIND_STYLES = {"federated": "bold blue", "federated_private": "bold dark_orange", "centralised": "green"}
 
 
@@ -59,10 +62,14 @@ class Table:
     note: str
     header: tuple[str, ...]
     rows: tuple[Row, ...]
+    foot: str = ""
 
 
 def method_tables(measured: Measured) -> tuple[Table, ...]:
-    """One table per view: every method with every metric of METRICS; the best of a column is marked."""
+    """One table per view: every method with every metric of METRICS and how far the federated model leads it.
+
+    The best of a metric is marked, and so is a lead (with `*`) whose paired interval excludes zero.
+    """
     return tuple(_method_table(measured, view) for view in measured.views)
 
 
@@ -113,24 +120,65 @@ def print_tables(results: Mapping[str, Any], console: Console) -> None:
 def _method_table(measured: Measured, view: str) -> Table:
     methods = tuple(m for kind in KIND_NAMES for m in measured.of_kind(kind))
     methods += tuple(m for m in measured.methods if m.kind not in KIND_NAMES)
-    best = {metric: _best(methods, view, metric) for metric in METRICS}
-    rows = tuple(
-        Row(m.label, m.kind, tuple(_cell(m.estimate(view, metric), best[metric]) for metric in METRICS))
-        for m in methods
-    )
-    meaning = VIEW_MEANINGS.get(view, "")
-    return Table(VIEW_NAMES.get(view, spoken(view)), meaning, ("Method", *METRICS), rows)
+    leader = _leader(measured, view)
+    header, rows = ["Method", *METRICS], []
+    if leader:
+        header.insert(2, f"Δ {_LEADERS[leader.kind]}")
+    for method in methods:
+        cells = [_cell(method.estimate(view, m), _best(methods, view, m), own=m == METRIC) for m in METRICS]
+        if leader:
+            cells.insert(1, _lead_cell(measured, leader, method, view))
+        rows.append(Row(method.label, method.kind, tuple(cells)))
+    title, meaning = VIEW_NAMES.get(view, spoken(view)), VIEW_MEANINGS.get(view, "")
+    return Table(title, meaning, tuple(header), tuple(rows), " ".join(_foot(leader, methods)))
+
+
+def _leader(measured: Measured, view: str) -> Method | None:
+    """The federated model, or the private one where it ran alone; None where no pair was measured."""
+    compared = {p.method for p in measured.paired if (p.view, p.metric) == (view, METRIC)}
+    found = (m for kind in _LEADERS for m in measured.of_kind(kind) if m.name in compared)
+    return next(found, None)
+
+
+def _foot(leader: Method | None, methods: tuple[Method, ...]) -> Iterator[str]:
+    if leader:
+        yield f"Δ: {leader.label} minus this row, {METRIC}, paired over the same users; *: interval without zero."
+    for method in methods:
+        if method.name == UNTRAINED_MIX:
+            yield f"{method.label}: our own formula, which needs no training."
+
+
+def _lead_cell(measured: Measured, leader: Method, row: Method, view: str) -> Cell:
+    """An advantage is rounded down; against a private row it is what privacy costs, and is rounded up."""
+    ahead = measured.paired_of(leader.name, row.name, view)
+    if ahead:
+        return _marked(_signed_cell(ahead.difference, 1.0, 4, ""), ahead.difference)
+    cost = measured.paired_of(row.name, leader.name, view)
+    if cost:
+        turned = -cost.difference
+        return _marked(_signed_cell(turned, 1.0, 4, "", rounded=_signed_up), turned)
+    return Cell(MISSING)
+
+
+def _marked(cell: Cell, lead: Estimate) -> Cell:
+    apart = lead.low is not None and lead.high is not None and (lead.low > 0.0 or lead.high < 0.0)
+    return replace(cell, value=f"{cell.value}*") if apart else cell
+
+
+def _signed_up(value: float, digits: int) -> str:
+    rounded = up(value, digits)
+    return f"+{rounded}" if value > 0.0 else rounded
 
 
 def _best(methods: tuple[Method, ...], view: str, metric: str) -> float | None:
     return max((e.mean for m in methods if (e := m.estimate(view, metric))), default=None)
 
 
-def _cell(estimate: Estimate | None, best: float | None) -> Cell:
+def _cell(estimate: Estimate | None, best: float | None, *, own: bool) -> Cell:
     if estimate is None:
         return Cell(MISSING)
     width = ""
-    if estimate.low is not None and estimate.high is not None:
+    if own and estimate.low is not None and estimate.high is not None:
         width = up(max(estimate.mean - estimate.low, estimate.high - estimate.mean))
     return Cell(nearest(estimate.mean), interval(estimate), width, best=estimate.mean == best)
 
@@ -150,15 +198,21 @@ def _uplift_row(measured: Measured, uplift: Uplift) -> Row:
     return Row(name, method.kind if method else uplift.method, cells)
 
 
-def _signed_cell(estimate: Estimate | None, scale: float, digits: int, unit: str) -> Cell:
+def _signed_cell(
+    estimate: Estimate | None,
+    scale: float,
+    digits: int,
+    unit: str,
+    rounded: Callable[[float, int], str] = signed,
+) -> Cell:
     if estimate is None:
         return Cell(MISSING)
-    value = f"{signed(scale * estimate.mean, digits)}{unit}"
+    value = f"{rounded(scale * estimate.mean, digits)}{unit}"
     if estimate.low is None or estimate.high is None:
         return Cell(value)
     low, high = scale * estimate.low, scale * estimate.high
     width = up(max(scale * estimate.mean - low, high - scale * estimate.mean), digits)
-    return Cell(value, f"{signed(low, digits)} to {signed(high, digits)}", width)
+    return Cell(value, f"{rounded(low, digits)} to {rounded(high, digits)}", width)
 
 
 def _plain(value: float | None) -> Cell:
@@ -169,6 +223,8 @@ def _rich(table: Table) -> RichTable:
     drawn = RichTable(
         title=Text.assemble((table.title, "bold"), (f": {table.note}", "dim")),
         title_justify="left",
+        caption=Text(table.foot, "dim") if table.foot else None,
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

@@ -3,19 +3,29 @@
 
 Guarantees:
 - whether a method is ahead or behind is decided on the unrounded values
-- overlapping intervals are said to show no difference
+- a difference is called shown only where its paired interval excludes zero
 - what is not ahead of something simpler is labelled not useful at this scale
 
-Assumes `results.json` of format `hansa.results/1`. An interval of a method covers the choice of users, so
-that two overlapping intervals leave a difference open; only a paired difference can settle it.
+Assumes `results.json` of format `hansa.results/1`. All methods are measured on the same users, so the paired
+difference of two methods judges them; whether their own intervals overlap says nothing.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from simulation.measured import METRIC, VIEW_NAMES, Estimate, Measured, Method, Uplift, read, spoken
-from simulation.rounding import down, interval, nearest, percent, scientific, signed, up
+from simulation.measured import (
+    METRIC,
+    UNTRAINED_MIX,
+    VIEW_NAMES,
+    Estimate,
+    Measured,
+    Method,
+    Uplift,
+    read,
+    spoken,
+)
+from simulation.rounding import down, nearest, percent, scientific, signed, up
 
 SECOND_METRICS = ("hit_rate@10", "recall@20")
 CENTRALISED_GOAL = 0.98
@@ -24,6 +34,27 @@ _NOUNS = {
     "federated_private": "the private federated model",
     "centralised": "the centralised model",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Lead:
+    """How far a method is ahead of `other`; without a paired interval nothing is shown."""
+
+    other: Method
+    difference: Estimate
+    relative: float | None
+
+    @property
+    def shown_better(self) -> bool:
+        return self.difference.low is not None and self.difference.low > 0.0
+
+    @property
+    def shown_worse(self) -> bool:
+        return self.difference.high is not None and self.difference.high < 0.0
+
+    @property
+    def not_ahead(self) -> bool:
+        return self.difference.mean <= 0.0 or self.shown_worse
 
 
 def verdicts(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -54,20 +85,20 @@ def _baselines(measured: Measured) -> Iterator[str]:
         return
     for view in measured.views:
         own = federated.estimate(view)
-        others = [(m, e) for m in measured.of_kind("baseline") if (e := m.estimate(view))]
-        if own is None or not others:
+        leads = _leads(measured, federated, view, "baseline")
+        if own is None or not leads:
             yield f"{_view(view)} against baselines: the federated model was not compared with any."
             continue
-        others.sort(key=lambda pair: pair[1].mean, reverse=True)
-        above = [e for _, e in others if own.mean > e.mean]
-        apart = sum(own.overlaps(e) is False for e in above)
-        best, bar = others[0]
-        rest = ", ".join(f"{m.label} {_short_gap(own, e)}" for m, e in others[1:])
+        better = [lead for lead in leads if lead.shown_better]
+        worse = [lead for lead in leads if lead.shown_worse]
+        others = [lead for lead in leads if lead not in better and lead not in worse]
+        closest = leads[:1] if len(better) == len(leads) else []
+        named = (("Shown worse than", worse), ("Open", others), ("Closest", closest))
         yield (
-            f"{_view(view)} against baselines: the federated model scores {METRIC} {_shown(own)}, "
-            f"above {len(above)} of {len(others)} baselines, with intervals apart for {apart} of them. "
-            f"Against the best, {best.label} at {_shown(bar)}, it is {_gap(own, bar)}."
-            f"{_other_metrics(federated, best, view)}{f' Against the others: {rest}.' if rest else ''}"
+            f"{_view(view)} against baselines: the federated model, {METRIC} {nearest(own.mean)}, "
+            f"is shown better than {len(better)} of {len(leads)}."
+            + "".join(f" {what}: {_list(found)}." for what, found in named if found)
+            + _other_metrics(federated, leads[0].other, view)
         )
 
 
@@ -75,84 +106,69 @@ def _usefulness(measured: Measured) -> Iterator[str]:
     """What a merchant would do without, because something simpler is as good."""
     for method in (*measured.of_kind("federated"), *measured.of_kind("federated_private")):
         for view in measured.views:
-            own = method.estimate(view)
-            if own is None:
+            leads = _leads(measured, method, view, "baseline", "local_only")
+            in_doubt = [lead for lead in leads if not lead.shown_better]
+            if not in_doubt:
                 continue
-            simpler = [m for m in measured.methods if m.kind in ("baseline", "local_only") and m.estimate(view)]
-            judged = [(m, *_better(measured, method, m, view)) for m in simpler]
-            beaten_by = [(m, words) for m, better, words in judged if better is False]
-            open_against = [(m, words) for m, better, words in judged if better is None]
-            found = beaten_by or open_against
-            if not found:
-                continue
-            best, words = max(found, key=lambda pair: _mean(pair[0], view))
-            label = "Not useful at this scale" if beaten_by else "Not yet shown to be useful at this scale"
+            useless = [lead for lead in in_doubt if lead.not_ahead]
+            label = "Not useful at this scale" if useless else "Not yet shown to be useful at this scale"
+            lead = (useless or in_doubt)[0]
             what = f"{_the(method)} on {_lower(_view(view))}"
-            yield f"{label}: {what}; against the simpler {best.label} it is {words}."
+            yield f"{label}: {what}. Beside the simpler: {_named(lead.other)}, {_gap(lead)}."
 
 
-def _better(measured: Measured, method: Method, simpler: Method, view: str) -> tuple[bool | None, str]:
-    """True where `method` is shown to be better, None where that is open, False where it is not ahead.
+def _leads(measured: Measured, method: Method, view: str, *kinds: str) -> list[_Lead]:
+    """The leads of `method` over every method of these kinds, the smallest first."""
+    others = (other for kind in kinds for other in measured.of_kind(kind))
+    found = (_lead(measured, method, other, view) for other in others)
+    return sorted((lead for lead in found if lead), key=lambda lead: lead.difference.mean)
 
-    Against local-only the paired difference decides where there is one: it is the sharper test.
-    """
-    own, other = method.estimate(view), simpler.estimate(view)
-    if own is None or other is None:
-        return None, "not compared"
-    uplift = _uplift_for(measured, method, view) if simpler.kind == "local_only" else None
-    if uplift and uplift.paired:
-        paired = uplift.paired
-        words = f"{_side(paired.mean)} by a paired difference of {signed(paired.mean)}"
-        if paired.mean <= 0.0:
-            return False, words
-        if paired.low is not None and paired.low > 0.0:
-            return True, words
-        return None, f"{words}, whose interval contains zero"
-    if own.mean <= other.mean:
-        return False, _gap(own, other)
-    return (True if own.overlaps(other) is False else None), _gap(own, other)
+
+def _lead(measured: Measured, method: Method, other: Method, view: str) -> _Lead | None:
+    paired = measured.paired_of(method.name, other.name, view)
+    if paired:
+        return _Lead(other, paired.difference, paired.relative.mean if paired.relative else None)
+    own, theirs = method.estimate(view), other.estimate(view)
+    if own is None or theirs is None:
+        return None
+    difference = own.mean - theirs.mean
+    relative = difference / theirs.mean if theirs.mean > 0.0 else None
+    return _Lead(other, Estimate(difference, None, None), relative)
 
 
 def _local_only(measured: Measured) -> Iterator[str]:
     if not measured.uplift:
         yield "The uplift over each merchant's own model was not measured."
-    for uplift in measured.uplift:
+    for uplift in sorted(measured.uplift, key=lambda u: u.view != "novel"):
         method = next((m for m in measured.methods if uplift.method in (m.name, m.kind)), None)
         name = _the(method) if method else spoken(uplift.method)
-        start = f"{_view(uplift.view)} against own models: {name} over each merchant's own"
-        yield f"{start}, {uplift.metric}: {_paired(uplift)}{_spread(uplift)}"
+        start = f"{_view(uplift.view)} against own models: {name}"
+        yield f"{start}{_over_own_models(uplift)}{_spread(uplift)}"
 
 
-def _paired(uplift: Uplift) -> str:
-    paired, relative = uplift.paired, uplift.relative
-    if paired is None:
-        return "no paired difference was measured."
-    mean = f"paired difference {signed(paired.mean)}"
-    if paired.low is None or paired.high is None:
-        return f"{mean}, without an interval: not shown to be real."
-    mean += f" [{_interval_down(paired.low, paired.high)}]{_relative(relative)}"
-    if paired.low > 0.0:
-        return f"{mean}, an improvement."
-    if paired.high < 0.0:
-        return f"{mean}: the league's model is worse than the merchants' own."
-    return f"{mean}; the interval contains zero, so an improvement is not shown."
+def _over_own_models(uplift: Uplift) -> str:
+    if uplift.paired is None:
+        return " was not compared pair by pair."
+    alone = Method("local_only", "local_only", private=False, views={})
+    lead = _Lead(alone, uplift.paired, uplift.relative.mean if uplift.relative else None)
+    verdict = "shown better" if lead.shown_better else "shown worse" if lead.shown_worse else "not shown to differ"
+    return f" is {verdict} in {uplift.metric}: {_gap(lead)}."
 
 
 def _spread(uplift: Uplift) -> str:
     parts = []
     if uplift.share_better is not None:
-        of = f" of {len(uplift.merchants)} merchants" if uplift.merchants else " of the merchants"
-        parts.append(f"{percent(uplift.share_better)}{of} are better off")
+        parts.append(f"{percent(uplift.share_better)} are better off")
     if uplift.merchants:
-        parts.append(f"{sum(m.difference < 0.0 for m in uplift.merchants)} are worse off")
+        parts.append(f"{sum(m.difference < 0.0 for m in uplift.merchants)} worse off")
     if uplift.median is not None:
-        parts.append(f"the median merchant changes by {signed(uplift.median)}")
+        parts.append(f"median {signed(uplift.median)}")
     if uplift.worst is not None:
         last = min(uplift.merchants, key=lambda m: m.difference, default=None)
         who = f" ({last.merchant}, {last.users} users)" if last else ""
-        parts.append(f"the worst{who} by {signed(uplift.worst)}")
-    sentence = ", ".join(parts)
-    return f" {sentence[:1].upper()}{sentence[1:]}." if parts else ""
+        parts.append(f"worst {signed(uplift.worst)}{who}")
+    of = f"Of {len(uplift.merchants)} merchants" if uplift.merchants else "Of the merchants"
+    return f" {of} {', '.join(parts)}." if parts else ""
 
 
 def _centralised(measured: Measured) -> Iterator[str]:
@@ -162,14 +178,28 @@ def _centralised(measured: Measured) -> Iterator[str]:
         yield "There is no non-private centralised model to hold the federated one against."
         return
     for view, (centralised, ratio) in compared:
-        verb = "meets" if ratio >= CENTRALISED_GOAL else "misses"
-        own, other = federated.estimate(view), centralised.estimate(view)
-        open_between = own and other and own.overlaps(other)
-        note = " Their intervals overlap, so either may be the better one." if open_between else ""
+        paired = measured.paired_of(federated.name, centralised.name, view)
+        relative = paired.relative if paired else None
+        lead = _lead(measured, federated, centralised, view)
         yield (
-            f"{_view(view)} against centralised: the federated model reaches {percent(ratio)} "
-            f"of the centralised model's {METRIC}, which {verb} the goal of {CENTRALISED_GOAL:.0%}.{note}"
+            f"{_view(view)} against centralised: the federated model reaches {percent(ratio)}{_ratio(relative)} "
+            f"of that model's {METRIC}, which {_goal(ratio, relative)}{f'; {_gap(lead)}' if lead else ''}."
         )
+
+
+def _ratio(relative: Estimate | None) -> str:
+    if relative is None or relative.low is None or relative.high is None:
+        return ""
+    return f" [{percent(1.0 + relative.low)} to {percent(1.0 + relative.high)}]"
+
+
+def _goal(ratio: float, relative: Estimate | None) -> str:
+    """Whether the goal is met, and whether by the whole interval."""
+    goal = f"the goal of {CENTRALISED_GOAL:.0%}"
+    if ratio < CENTRALISED_GOAL:
+        return f"misses {goal}"
+    sure = relative is not None and relative.low is not None and 1.0 + relative.low >= CENTRALISED_GOAL
+    return f"meets {goal}" if sure else f"meets {goal} on average, not with its whole interval"
 
 
 def _private(measured: Measured) -> Iterator[str]:
@@ -180,20 +210,21 @@ def _private(measured: Measured) -> Iterator[str]:
     federated = _federated(measured)
     for method in runs:
         for view in measured.views:
-            own = method.estimate(view)
-            free = federated.estimate(view) if federated else None
-            if own is None:
-                yield f"{_view(view)} with privacy: {_the(method)} was not measured."
-            elif free is None or free.mean <= 0.0:
-                yield f"{_view(view)} with privacy: {_the(method)} scores {METRIC} {_shown(own)}."
-            else:
-                cost = free.mean - own.mean
-                change = f"privacy costs {up(cost)}" if cost > 0.0 else "no cost of privacy shows in this run"
-                yield (
-                    f"{_view(view)} with privacy: {_the(method)} scores {METRIC} {_shown(own)}, "
-                    f"{percent(own.mean / free.mean)} of the non-private one; {change}."
-                )
+            yield f"{_view(view)} with privacy: {_the(method)} {_beside(measured, method, federated, view)}."
     yield _promise(measured)
+
+
+def _beside(measured: Measured, method: Method, federated: Method | None, view: str) -> str:
+    """The private model's score, and what privacy costs beside the non-private one."""
+    own = method.estimate(view)
+    free = federated.estimate(view) if federated else None
+    lead = _lead(measured, method, federated, view) if federated else None
+    if own is None:
+        return "was not measured"
+    scores = f"scores {METRIC} {nearest(own.mean)}"
+    if lead is None or free is None or free.mean <= 0.0:
+        return scores
+    return f"{scores}, {percent(own.mean / free.mean)} of the non-private one; it is {_gap(lead)}"
 
 
 def _promise(measured: Measured) -> str:
@@ -213,22 +244,11 @@ def _run(measured: Measured) -> Iterator[str]:
         reason = f": {release.gate}" if release and release.gate else ""
         yield f"No release was published{reason}."
     seed = "" if measured.seed is None else f" (seed {measured.seed})"
-    yield f"One run{seed}: the intervals cover the choice of users, not of seeds or leagues."
+    yield f"One run{seed}: the intervals, 95% each and not all at once, cover users, not seeds or leagues."
 
 
 def _federated(measured: Measured) -> Method | None:
     return next((m for m in measured.of_kind("federated") if not m.private), None)
-
-
-def _uplift_for(measured: Measured, method: Method, view: str) -> Uplift | None:
-    """The uplift of this very method: one named after a kind only fits the only method of that kind."""
-    named = measured.uplift_of(method.name, view)
-    return named or (measured.uplift_of(method.kind, view) if len(measured.of_kind(method.kind)) == 1 else None)
-
-
-def _mean(method: Method, view: str) -> float:
-    estimate = method.estimate(view)
-    return estimate.mean if estimate else -math.inf
 
 
 def _the(method: Method) -> str:
@@ -239,24 +259,33 @@ def _the(method: Method) -> str:
     return noun if method.name in ("", method.kind) else f"{noun} ({method.label})"
 
 
-def _gap(own: Estimate, other: Estimate) -> str:
-    """`ahead by 0.0013 (2.2%), but the intervals overlap, so …`."""
-    difference = own.mean - other.mean
-    if difference == 0.0:
-        return "level"
-    gap = f"{_side(difference)} by {_size(difference, 4)}"
-    if other.mean > 0.0:
-        gap += f" ({_size(100.0 * difference / other.mean, 1)}%)"
-    overlaps = own.overlaps(other)
-    if overlaps is None:
-        return f"{gap}, without intervals to judge it"
-    return f"{gap}; the intervals overlap, so no difference is shown" if overlaps else f"{gap}, intervals apart"
+def _called(method: Method) -> str:
+    return f"the {UNTRAINED_MIX}" if method.name == UNTRAINED_MIX else method.label
 
 
-def _short_gap(own: Estimate, other: Estimate) -> str:
-    overlaps = own.overlaps(other)
-    intervals = "no interval" if overlaps is None else "overlap" if overlaps else "apart"
-    return f"{signed(own.mean - other.mean)} ({intervals})"
+def _named(method: Method) -> str:
+    own = " (our own formula, which needs no training)" if method.name == UNTRAINED_MIX else ""
+    return f"{_called(method)}{own}"
+
+
+def _list(leads: Sequence[_Lead]) -> str:
+    return "; ".join(f"{_named(lead.other)}, {_gap(lead)}" for lead in leads)
+
+
+def _gap(lead: _Lead) -> str:
+    """`ahead by 0.0013 (2.2%), paired interval [+0.0002 to +0.0024]`."""
+    mean = lead.difference.mean
+    if mean == 0.0:
+        return f"level, {_interval(lead)}"
+    relative = "" if lead.relative is None else f" ({_size(100.0 * lead.relative, 1)}%)"
+    return f"{_side(mean)} by {_size(mean, 4)}{relative}, {_interval(lead)}"
+
+
+def _interval(lead: _Lead) -> str:
+    low, high = lead.difference.low, lead.difference.high
+    if low is None or high is None:
+        return "without a paired interval to judge it"
+    return f"paired interval [{signed(low)} to {signed(high)}]"
 
 
 def _side(difference: float) -> str:
@@ -269,19 +298,6 @@ def _size(difference: float, digits: int) -> str:
     return size if float(size) else f"less than {10.0**-digits:.{digits}f}"
 
 
-def _relative(relative: Estimate | None) -> str:
-    if relative is None:
-        return ""
-    mean = f" or {signed(100.0 * relative.mean, 1)}%"
-    if relative.low is None or relative.high is None:
-        return mean
-    return f"{mean} [{_interval_down(100.0 * relative.low, 100.0 * relative.high, 1)}]"
-
-
-def _interval_down(low: float, high: float, digits: int = 4) -> str:
-    return f"{signed(low, digits)} to {signed(high, digits)}"
-
-
 def _other_metrics(federated: Method, best: Method, view: str) -> str:
     """A sentence where another metric orders the two the other way round."""
     first, second = federated.estimate(view), best.estimate(view)
@@ -292,12 +308,7 @@ def _other_metrics(federated: Method, best: Method, view: str) -> str:
             continue
         if (own.mean - other.mean) * (first.mean - second.mean) < 0.0:
             turned.append(metric)
-    return f" By {' and '.join(turned)} it is the other way round." if turned else ""
-
-
-def _shown(estimate: Estimate) -> str:
-    between = interval(estimate)
-    return f"{nearest(estimate.mean)} [{between}]" if between else nearest(estimate.mean)
+    return f" Against {_called(best)} it is the other way round by {' and '.join(turned)}." if turned else ""
 
 
 def _view(view: str) -> str:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole run's results, as `simulate.py` writes them, with the size and the noise of the league that ships."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ METHODS = (
     ),
     ("centralised", "centralised", False, (0.0606, 0.0037, 0.3575, 0.0537), (0.1746, 0.0061, 0.5192, 0.1528)),
 )
+PAIRED_HALF = {"novel": 0.0016, "all": 0.0020}
 HISTORY = (
     ("1082185", "Bananas", "2017-11-28"),
     ("1029743", "Fluid milk, white only", "2017-11-28"),
@@ -90,6 +93,7 @@ def results() -> dict[str, Any]:
             ],
         },
         "methods": [_method(rng, *method) for method in METHODS],
+        "paired": list(_paired()),
         "uplift": uplift,
         "rounds": [_round(rng, run, n) for run in ("federated", "federated_private") for n in range(1, 9)],
         "verdicts": [],
@@ -119,6 +123,23 @@ def _method(
             "coverage@10": {"mean": float(rng.uniform(0.05, 0.4)), "low": None, "high": None},
         }
     return {"name": name, "kind": kind, "private": private, "views": measured}
+
+
+def _paired() -> Iterator[dict[str, Any]]:
+    """As the job writes it: each federated model against the references, the private one against the other."""
+    for ours, theirs, i in itertools.product(METHODS, METHODS, (3, 4)):
+        if ours[1].startswith("federated") and theirs[1] != "federated_private" and ours != theirs:
+            view, difference = ("novel", "all")[i - 3], ours[i][0] - theirs[i][0]
+            low, high = difference - PAIRED_HALF[view], difference + 1.06 * PAIRED_HALF[view]
+            means = {"mean": difference, "low": low, "high": high}
+            yield {
+                "method": ours[0],
+                "against": theirs[0],
+                "view": view,
+                "metric": "ndcg@10",
+                "difference": means,
+                "relative": {name: value / theirs[i][0] for name, value in means.items()},
+            }
 
 
 def _uplift(rng: np.random.Generator, users: np.ndarray, method: str, view: str, scale: float) -> dict[str, Any]:

@@ -193,6 +193,13 @@ def test_a_league_of_any_size_is_drawn(results: Results, count: int) -> None:
     assert f"of {count} merchants are better off" in plots(read(results))["uplift"].summary
 
 
+def test_the_page_shows_each_lead_with_its_paired_interval(results: Results) -> None:
+    page = page_of(results)
+    assert page.count('<th scope="col" class="number">Δ federated</th>') == 2
+    assert "<span>+0.0014</span><small>−0.0002 to +0.0030</small>" in page
+    assert page.count("paired over the same users; *: interval without zero.") == 2
+
+
 def test_the_privacy_section_states_all_that_a_guarantee_needs(results: Results) -> None:
     page = page_of(results)
     section = page[page.index('id="privacy"') : page.index('id="example"')]

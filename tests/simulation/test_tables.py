@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simulation.measured import read
+from simulation.measured import UNTRAINED_MIX, read
 from simulation.tables import (
     MISSING,
     Table,
@@ -43,13 +43,15 @@ def test_one_table_per_view_with_every_method_in_order(results: Results) -> None
     assert (novel.title, everything.title) == ("Novel items", "All items")
     kinds = [r.kind for r in novel.rows]
     assert kinds == ["baseline"] * 4 + ["local_only", "federated", "federated_private", "centralised"]
-    assert row(novel, "Federated") == ["0.0602", "0.3590", "0.0538"]
+    assert novel.header == ("Method", "ndcg@10", "Δ federated", "hit_rate@10", "recall@20")
+    assert row(novel, "Federated") == ["0.0602", MISSING, "0.3590", "0.0538"]
 
 
 def test_the_best_of_a_column_is_marked_whoever_it_is(results: Results) -> None:
     novel = method_tables(read(results))[0]
-    assert [[r.name for r in novel.rows if r.cells[i].best] for i in range(3)] == [
+    assert [[r.name for r in novel.rows if r.cells[i].best] for i in range(4)] == [
         ["Centralised"],
+        [],
         ["Federated"],
         ["Federated"],
     ]
@@ -58,6 +60,59 @@ def test_the_best_of_a_column_is_marked_whoever_it_is(results: Results) -> None:
 def test_a_width_is_the_larger_side_of_the_interval(results: Results) -> None:
     cell = next(r for r in method_tables(read(results))[0].rows if r.name == "Federated").cells[0]
     assert (cell.width, cell.interval) == ("0.0040", "0.0565 to 0.0642")
+
+
+def lead(results: Results, name: str) -> tuple[str, str]:
+    cell = next(r for r in method_tables(read(results))[0].rows if r.name == name).cells[1]
+    return cell.value, cell.interval
+
+
+def test_a_lead_is_marked_only_where_its_paired_interval_excludes_zero(results: Results) -> None:
+    assert lead(results, "Own repeats") == ("+0.0044*", "+0.0028 to +0.0060")
+    assert lead(results, "ItemKNN") == ("+0.0014", "−0.0002 to +0.0030")
+    assert lead(results, "Centralised") == ("−0.0004", "−0.0020 to +0.0012")
+    pair = next(p for p in results["paired"] if p["against"] == "centralised")
+    for low, high, value in (
+        (-0.002, -0.0001, "−0.0004*"),
+        (-0.002, 0.0, "−0.0004"),
+        (0.0, 0.001, "−0.0004"),
+        (None, None, "−0.0004"),
+    ):
+        pair["difference"] |= {"low": low, "high": high}
+        assert lead(results, "Centralised")[0] == value
+
+
+def test_the_cost_of_privacy_is_the_federated_models_lead_over_the_private_one_rounded_up(
+    results: Results,
+) -> None:
+    pair = next(p for p in results["paired"] if (p["method"], p["against"]) == ("federated_private", "federated"))
+    pair["difference"] = {"mean": -0.00541, "low": -0.00703, "high": -0.00382}
+    assert lead(results, "Federated, private") == ("+0.0055*", "+0.0039 to +0.0071")
+
+
+def test_a_private_run_alone_leads_the_table_itself(results: Results) -> None:
+    results["methods"] = [m for m in results["methods"] if m["name"] not in ("federated", "centralised")]
+    novel = method_tables(read(results))[0]
+    assert novel.header[2] == "Δ private"
+    assert novel.foot.startswith("Δ: Federated, private minus this row")
+    assert lead(results, "ItemKNN") == ("−0.0040*", "−0.0056 to −0.0024")
+
+
+def test_without_pairs_there_is_no_column_of_them(results: Results) -> None:
+    results["paired"] = None
+    novel = method_tables(read(results))[0]
+    assert novel.header == ("Method", "ndcg@10", "hit_rate@10", "recall@20")
+    assert novel.foot == ""
+    assert "Δ" not in plain(results)
+
+
+def test_the_untrained_mix_is_said_to_be_our_own_formula(results: Results) -> None:
+    assert "our own formula" not in plain(results)
+    results["methods"][0]["name"] = UNTRAINED_MIX
+    assert all(
+        table.foot.endswith("Untrained mix of repeats and popularity: our own formula, which needs no training.")
+        for table in method_tables(read(results))
+    )
 
 
 def test_uplift_has_median_worst_and_share_better_off(results: Results) -> None:
@@ -88,6 +143,11 @@ def test_eighty_columns_are_enough(results: Results) -> None:
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
     assert "…" not in shown
     assert "0.0602 ±0.0040" in shown
+    assert "+0.0014 ±0.0017" in shown
+    results["methods"][0]["name"] = UNTRAINED_MIX
+    wider = plain(results, width=80)
+    assert max(len(line.rstrip()) for line in wider.splitlines()) <= 80
+    assert "Untrained mix of" in wider
 
 
 def test_a_name_cannot_style_or_move_the_terminal(results: Results) -> None:
