@@ -12,7 +12,6 @@ import numpy as np
 
 from client.runtime import open_runtime, read_runtime
 from client.wire import Array
-from data.samples import EvaluationSet
 from models.baselines import evaluate_baselines
 from simulation import references
 from simulation.config import Config
@@ -44,7 +43,8 @@ def compare(
     config: Config, folder: Path, league: PreparedLeague, runs: Mapping[str, FederatedRun], display: Display
 ) -> Comparison:
     """Measure all that `config.compare` asks for beside the federated runs."""
-    windows = _windows(folder, league, next(iter(runs.values())).federation)
+    researcher = _researcher(folder, league, next(iter(runs.values())).federation)
+    windows = {merchant.name: researcher.window(merchant, TEST) for merchant in league.merchants}
     measured: list[Measured] = []
     for name, run in runs.items():
         measured += _measure_run(config, name, run, league, display)
@@ -52,23 +52,23 @@ def compare(
         measured += _references(config, runs[ORDINARY], league, display)
     scored = [method.scored() for method in measured]
     if config.compare.baselines and league.items <= LARGEST_FOR_NEIGHBOURS:
-        scored = _baselines(windows, league, display) + scored
+        scored = _baselines(researcher, league, display) + scored
     rows = persons_of_rows(measured[0].per_merchant, persons_of(windows))
     methods = [method_row(method, rows, config.seed) for method in scored]
     paired = paired_rows(scored, rows, config.seed)
     return Comparison(methods, paired, _uplift(measured, paired, league))
 
 
-def _windows(folder: Path, league: PreparedLeague, federation: Federation) -> dict[str, EvaluationSet]:
-    runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
-    researcher = Researcher(folder / "league", league, runtime)
-    return {merchant.name: researcher.window(merchant, TEST) for merchant in league.merchants}
+def _researcher(folder: Path, league: PreparedLeague, federation: Federation) -> Researcher:
+    return Researcher(folder / "league", league, open_runtime(read_runtime(federation.nodes.homes / RUNTIME)))
 
 
-def _baselines(windows: Mapping[str, EvaluationSet], league: PreparedLeague, display: Display) -> list[Scored]:
+def _baselines(researcher: Researcher, league: PreparedLeague, display: Display) -> list[Scored]:
+    """Baselines learn from everything before the test weeks, the validation weeks included."""
     display.say("baselines: popularity, own repeats, ItemKNN …")
-    sets = [windows[name] for name in league.names]
-    found = evaluate_baselines([one.histories for one in sets], sets, league.items, KS)
+    known = [researcher.known(merchant, TEST) for merchant in league.merchants]
+    windows = [researcher.window(merchant, TEST) for merchant in league.merchants]
+    found = evaluate_baselines(known, windows, league.items, KS)
     return [Scored(name, "baseline", False, views) for name, views in found.items()]
 
 

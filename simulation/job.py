@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job from end to end: prepare, train privately, compare, publish, verify, serve, report."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,7 +139,9 @@ def _observer(
     def observe(state: Checkpoint) -> None:
         if state.round % every == 0 or state.round == rounds:
             arrays = {**state.arrays, **state.fixed}
-            curve[state.round] = mean_ndcg(evaluate(pool, league.names, arrays, VALID, None))
+            found = mean_ndcg(evaluate(pool, league.names, arrays, VALID, None))
+            if math.isfinite(found):
+                curve[state.round] = found
         values = {"ndcg@10_novel_valid": curve[state.round]} if state.round in curve else {}
         if plan.private:
             values["epsilon"] = plan.epsilon_after(state.round)
@@ -183,6 +186,7 @@ def _results(
         "league": league_part(league),
         "privacy": privacy_part(asked.federation.settings.plan),
         "methods": comparison.methods,
+        "paired": comparison.paired,
         "uplift": comparison.uplift,
         "rounds": [
             row

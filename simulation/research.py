@@ -72,7 +72,7 @@ class Researcher:
             load_arrays(self._runtime.model, (name,), {name: log_popularity(counts)})
 
     def _known(self, merchant: Merchant, window: str) -> UserHistories:
-        """All users' histories before a window: what trains before `valid`, what a merchant knows before `test`."""
+        """All users' histories before a window: before `valid` they train, before `test` a merchant knows them."""
         return histories(
             load_merchant(str(events_file(self._folder, merchant))),
             self._runtime.vocabulary,

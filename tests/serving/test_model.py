@@ -172,8 +172,8 @@ def test_the_scorer_that_the_models_room_exports_is_served(home: Path, files: di
     parts = ScorerParts(
         item_vectors=vectors,
         mixing=(1.0, 1.0, 2.0, 1.0),
-        prior_events=3.0,
-        history_half_life_days=150.0,
+        context=np.zeros((vectors.shape[1], 3), np.float32),
+        prior_items=3.0,
         repeat_half_life_days=28.0,
         repeat_smoothing=0.05,
     )
@@ -181,8 +181,7 @@ def test_the_scorer_that_the_models_room_exports_is_served(home: Path, files: di
     history = History([Entry(0, item_id(3), 1), Entry(1, item_id(9), 2)], [])
     ranking = recommend(model, history, Filters(), k=N_ITEMS, reasons=1, now_us=86_400_000_000 * 10)
     assert ranking.fallback == []
-    weights = 0.5 ** (np.asarray([10.0, 10.0]) / 150.0)
-    user = weights @ vectors[[3, 9]] / (weights.sum() + 3.0)
+    user = vectors[[3, 9]].sum(axis=0) / (2 + 3.0)
     expected = vectors @ user + popularity_for()
     repeat = 2.0 * np.log1p(1 / 0.05) + np.log1p(0.5 ** (10.0 / 28.0) / 0.05)
     expected[[3, 9]] += repeat
