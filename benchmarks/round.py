@@ -91,11 +91,13 @@ def in_process(rounds: int) -> list[float]:
     times = [time.perf_counter()]
     names = [f"merchant-{number}" for number in range(MERCHANTS)]
     pool = executor(functools.partial(_answerer), 1)  # type: ignore[arg-type]
-    grid = CohortGrid(InProcessGrid(names, pool), PlainCohort(0.5), {}, {})
+    league = InProcessGrid(names, pool)
+    grid = CohortGrid(league, PlainCohort(0.5), {}, 1, {})
     start = Checkpoint(0, "benchmark", {"w": np.zeros(PARAMETERS, np.float32)})
     with TemporaryDirectory() as folder:
         run_rounds(
             build(StrategyConfig()),
+            league,
             grid,
             start,
             RoundsConfig(rounds, seed=0, round_timeout_s=60, gather_timeout_s=10, min_merchants=2),

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from flwr.serverapp import Grid
 
 from server.checkpoints import Arrays
-from strategies.cohort import ARRAYS, CONFIG, Cohort, CohortSum, Expected
+from strategies.cohort import ARRAYS, COHORT_SIZE, CONFIG, Cohort, CohortSum, Expected
 
 Z_95 = 1.959964
 SUMS = "sums"
@@ -63,9 +63,10 @@ def ask_sum(
 ) -> CohortSum:
     """Ask all merchants one query and return the sum of their answers; raises `CohortFailed`."""
     record = ArrayRecord({name: Array(np.asarray(arrays[name])) for name in sorted(arrays)})
-    content = RecordDict({ARRAYS: record, CONFIG: ConfigRecord({**config})})
+    nodes = sorted(grid.get_node_ids())
+    content = RecordDict({ARRAYS: record, CONFIG: ConfigRecord({**config, COHORT_SIZE: len(nodes)})})
     kind = f"{MessageType.QUERY}.{action}"
-    messages = [Message(content, node, kind) for node in sorted(grid.get_node_ids())]
+    messages = [Message(content, node, kind) for node in nodes]
     return cohort.sum(grid, messages, expected, timeout_s)
 
 
@@ -82,7 +83,7 @@ def ask_gate(
     arrays = {f"candidate/{k}": v for k, v in candidate.items()} | {
         f"previous/{k}": v for k, v in previous.items()
     }
-    total = ask_sum(grid, cohort, "gate", arrays, config, Expected({SUMS: (4,)}, {}), timeout_s)
+    total = ask_sum(grid, cohort, "gate", arrays, config, Expected({SUMS: (4,)}, {}, max_weight=1), timeout_s)
     sums = total.mean[SUMS].astype(np.float64) * total.weight
     return decide(sums, noise_deviation * math.sqrt(total.survivors))
 

@@ -68,6 +68,7 @@ def gather(grid: Grid, min_merchants: int, timeout_s: float, poll_s: float = 0.2
 
 def run_rounds(
     strategy: Strategy,
+    league: Grid,
     grid: CohortGrid,
     start: Checkpoint,
     config: RoundsConfig,
@@ -77,15 +78,15 @@ def run_rounds(
 ) -> Checkpoint:
     """Run the rounds that `start` still lacks and return the final state.
 
+    `grid` runs the cohort over `league`; a round for which the league does not gather in time is a failed round.
+
     Raises:
-        NotEnoughMerchants: the league did not gather.
         RunFailed: no round of the whole run succeeded.
     """
-    gather(grid, config.min_merchants, config.gather_timeout_s)
     restore(strategy, start.strategy)
     state = start
     for number in range(start.round + 1, config.rounds + 1):
-        state = _one_round(number, strategy, grid, state, config, train_config)
+        state = _one_round(number, strategy, league, grid, state, config, train_config)
         checkpoints.save(state)
         observe(state)
     if state.history and all(record.failure for record in state.history):
@@ -96,6 +97,7 @@ def run_rounds(
 def _one_round(
     number: int,
     strategy: Strategy,
+    league: Grid,
     grid: CohortGrid,
     state: Checkpoint,
     config: RoundsConfig,
@@ -104,10 +106,12 @@ def _one_round(
     began = time.monotonic()
     _seed_cohort_draw(config.seed, number)
     try:
-        messages = strategy.configure_train(number, _record(state.arrays), ConfigRecord({**train_config}), grid)
+        grid.gather(gather(league, config.min_merchants, config.gather_timeout_s))
+        model, settings = _record(state.arrays), ConfigRecord({**train_config})
+        messages = strategy.configure_train(number, model, settings, grid)
         replies = grid.send_and_receive(messages, timeout=config.round_timeout_s)
         arrays, _ = strategy.aggregate_train(number, replies)
-    except CohortFailed as failed:
+    except (CohortFailed, NotEnoughMerchants) as failed:
         return _failed(state, number, failed, time.monotonic() - began)
     total = grid.last
     assert arrays is not None

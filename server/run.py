@@ -24,6 +24,7 @@ from strategies.build import StrategyConfig, build
 from strategies.cohort import Cohort, CohortGrid, Expected
 
 BUYERS = "buyers"
+MAX_EXAMPLES = 2**20
 TRAIN_STATISTICS: Mapping[str, tuple[int, ...]] = {"loss": (), "users": ()}
 
 
@@ -49,13 +50,12 @@ class RunSettings:
     popularity: str
     aggregation: str
 
-    def proposal(self, cohort_size: int) -> dict[str, str | int]:
-        """What every message of the run carries."""
+    def proposal(self) -> dict[str, str | int]:
+        """What every message of the run carries; the size of the cohort joins it when it is asked."""
         return {
             "run": self.run,
             "plan": json.dumps(self.plan.to_dict(), sort_keys=True),
             "training": json.dumps(dict(self.training), sort_keys=True),
-            "cohort-size": cohort_size,
             "aggregation": self.aggregation,
         }
 
@@ -70,8 +70,8 @@ def conduct(
         CohortFailed: too few merchants answered the popularity query.
     """
     checkpoints = CheckpointFolder(folder, settings.config_hash)
-    nodes = gather(grid, settings.rounds.min_merchants, settings.rounds.gather_timeout_s)
-    proposal = settings.proposal(len(nodes))
+    gather(grid, settings.rounds.min_merchants, settings.rounds.gather_timeout_s)
+    proposal = settings.proposal()
     state = checkpoints.newest()
     if state is None:
         state = _with_popularity(
@@ -79,10 +79,10 @@ def conduct(
         )
         checkpoints.save(state)
     observe(state)
-    statistics = {} if settings.plan.private else TRAIN_STATISTICS
-    cohort_grid = CohortGrid(grid, cohort, statistics, state.fixed)
+    statistics, max_weight = ({}, 1) if settings.plan.private else (TRAIN_STATISTICS, MAX_EXAMPLES)
+    cohort_grid = CohortGrid(grid, cohort, statistics, max_weight, state.fixed)
     return run_rounds(
-        build(settings.strategy), cohort_grid, state, settings.rounds, proposal, checkpoints, observe
+        build(settings.strategy), grid, cohort_grid, state, settings.rounds, proposal, checkpoints, observe
     )
 
 
@@ -96,7 +96,13 @@ def _with_popularity(
     shape = start.fixed[settings.popularity].shape
     asked = proposal | {"server-round": 0}
     total = ask_sum(
-        grid, cohort, "popularity", {}, asked, Expected({BUYERS: shape}, {}), settings.rounds.round_timeout_s
+        grid,
+        cohort,
+        "popularity",
+        {},
+        asked,
+        Expected({BUYERS: shape}, {}, max_weight=1),
+        settings.rounds.round_timeout_s,
     )
     counts = (total.mean[BUYERS].astype(np.float64) * total.weight).astype(np.float32)
     noise = plan.popularity_noise_multiplier * plan.popularity_clipping_norm * math.sqrt(total.survivors)

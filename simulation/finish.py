@@ -71,7 +71,7 @@ def _gate(
     if previous is None:
         return None
     plan = run.federation.settings.plan
-    proposal = run.federation.settings.proposal(len(league.names)) | {"server-round": plan.rounds}
+    proposal = run.federation.settings.proposal() | {"server-round": plan.rounds}
     pool = executor(nodes(run.federation.nodes), workers(config))
     try:
         return ask_gate(

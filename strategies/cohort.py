@@ -13,7 +13,8 @@ Guarantees:
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from io import BytesIO
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,13 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from numpy.lib import format as npy
 
 from strategies.errors import BadUpdate, CohortFailed, NeedsSingleUpdates
 from strategies.exact_sum import Arrays, ExactSum, Shapes
 
 ARRAYS, CONFIG, METRICS, WEIGHT = "arrays", "config", "metrics", "num-examples"
-STATISTICS, FIXED = "statistics", "fixed"
+STATISTICS, FIXED, COHORT_SIZE = "statistics", "fixed", "cohort-size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,15 @@ class CohortSum:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What every answer of an exchange must hold: array names with shapes, all float32."""
+    """What every answer of an exchange must hold: array names with shapes, all float32, and a bounded weight.
+
+    Attributes:
+        max_weight: 1 where every merchant counts alike; else what a merchant may claim of examples.
+    """
 
     arrays: Shapes
     statistics: Shapes
+    max_weight: int
 
 
 class Cohort(Protocol):
@@ -84,8 +91,10 @@ class PlainCohort:
         survivors = 0
         for reply in grid.send_and_receive(messages, timeout=timeout_s):
             node = reply.metadata.src_node_id
+            if node not in dropped:
+                continue
             try:
-                answer = read_answer(reply)
+                answer = read_answer(reply, expected)
                 terms = arrays.terms(answer.arrays, answer.weight)
                 extra = statistics.terms(answer.statistics, 1)
             except BadUpdate as refused:
@@ -110,21 +119,47 @@ class Answer:
     weight: int
 
 
-def read_answer(reply: Message) -> Answer:
+def read_answer(reply: Message, expected: Expected) -> Answer:
     """The update, statistics and weight that a reply carries.
 
+    A merchant's reply is a stranger's bytes: whatever goes wrong in reading it is that merchant's fault alone.
+
     Raises:
-        BadUpdate: the reply is an error, or lacks one of its records.
+        BadUpdate: the reply is an error, lacks a record, or holds another thing than what was asked.
     """
     if reply.has_error():
         raise BadUpdate(reply.error.reason or f"error {reply.error.code}")
     try:
-        weight = int(cast(int, reply.content.metric_records[METRICS][WEIGHT]))
-        arrays = {k: v.numpy() for k, v in reply.content.array_records[ARRAYS].items()}
-        statistics = {k: v.numpy() for k, v in reply.content.array_records[STATISTICS].items()}
-    except (KeyError, TypeError, ValueError) as broken:
-        raise BadUpdate(f"the reply is not readable: {broken!r}") from None
+        weight = reply.content.metric_records[METRICS][WEIGHT]
+        arrays = _arrays(reply.content.array_records[ARRAYS], expected.arrays)
+        statistics = _arrays(reply.content.array_records[STATISTICS], expected.statistics)
+    except BadUpdate:
+        raise
+    except Exception as broken:
+        raise BadUpdate(f"the reply is not readable: {type(broken).__name__}") from None
+    if type(weight) is not int or not 1 <= weight <= expected.max_weight:
+        raise BadUpdate(f"weight must be a whole number in 1..{expected.max_weight}, found {weight!r}")
     return Answer(arrays, statistics, weight)
+
+
+def _arrays(record: ArrayRecord, expected: Shapes) -> dict[str, npt.NDArray[np.float32]]:
+    if set(record) != set(expected):
+        missing, extra = sorted(set(expected) - set(record)), sorted(set(record) - set(expected))
+        raise BadUpdate(f"wrong array names: missing {missing}, unexpected {extra}")
+    return {name: _array(name, record[name].data, expected[name]) for name in sorted(expected)}
+
+
+def _array(name: str, data: bytes, expected: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Read npy 1.0 bytes; shape, dtype and length are judged before anything is allocated."""
+    stream = BytesIO(data)
+    if npy.read_magic(stream) != (1, 0):
+        raise BadUpdate(f"{name}: expected npy version 1.0")
+    shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    if shape != expected or dtype != np.float32 or (fortran and len(shape) > 1):
+        raise BadUpdate(f"{name}: expected float32 {expected} in C order, found {dtype} {shape}")
+    if len(data) - stream.tell() != 4 * math.prod(shape):
+        raise BadUpdate(f"{name}: {len(data) - stream.tell()} bytes do not fill float32 {shape}")
+    return np.frombuffer(data, np.float32, offset=stream.tell()).reshape(shape)
 
 
 class CohortGrid(Grid):
@@ -132,13 +167,15 @@ class CohortGrid(Grid):
 
     Merchants send updates (local minus global); Flower's strategies average models, so the mean update is
     added to the model that was sent. `fixed` is what the model needs and nobody trains: it travels beside it.
-    `last` keeps the newest sum for metrics and logs.
+    `last` keeps the newest sum for metrics and logs. Every message states how many merchants are asked.
     """
 
-    def __init__(self, inner: Grid, cohort: Cohort, statistics: Shapes, fixed: Arrays) -> None:
+    def __init__(self, inner: Grid, cohort: Cohort, statistics: Shapes, max_weight: int, fixed: Arrays) -> None:
         self._inner = inner
         self._cohort = cohort
         self._statistics = statistics
+        self._max_weight = max_weight
+        self._gathered: list[int] = []
         self._fixed = ArrayRecord({name: Array(np.asarray(fixed[name])) for name in sorted(fixed)})
         self.last: CohortSum | None = None
 
@@ -151,8 +188,9 @@ class CohortGrid(Grid):
             raise ValueError("a cohort needs a deadline: pass timeout in seconds")
         for message in asked:
             message.content[FIXED] = self._fixed
+            message.content.config_records[CONFIG][COHORT_SIZE] = len(asked)
         model = {k: v.numpy() for k, v in asked[0].content.array_records[ARRAYS].items()}
-        expected = Expected({k: v.shape for k, v in model.items()}, self._statistics)
+        expected = Expected({k: v.shape for k, v in model.items()}, self._statistics, self._max_weight)
         self.last = self._cohort.sum(self._inner, asked, expected, timeout)
         return [_mean_model(asked[0], model, self.last)]
 
@@ -173,8 +211,12 @@ class CohortGrid(Grid):
     ) -> Message:
         return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
+    def gather(self, nodes: list[int]) -> None:
+        """Fix who is there for the next round: Flower's strategies draw from these and never wait for more."""
+        self._gathered = nodes
+
     def get_node_ids(self) -> Iterable[int]:
-        return self._inner.get_node_ids()
+        return self._gathered
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         return self._inner.get_nodes()

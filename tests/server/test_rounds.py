@@ -10,7 +10,7 @@ import pytest
 from client.errors import Refused
 from client.wire import Reply
 from server.checkpoints import Checkpoint, CheckpointFolder, model_hash
-from server.errors import CheckpointMismatch, NotEnoughMerchants, RunFailed
+from server.errors import CheckpointMismatch, RunFailed
 from server.rounds import RoundsConfig, run_rounds
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
@@ -53,9 +53,8 @@ def run(
     folder, *, strategy="fedavg", rounds=4, faults=None, start=None, timeout_s=5.0, workers=1, stop_after=None
 ):
     pool = executor(functools.partial(answerer, faults or {}), workers)
-    grid = CohortGrid(
-        InProcessGrid(NAMES, pool), PlainCohort(0.5), {"loss": ()}, {"prior": np.ones(3, np.float32)}
-    )
+    league = InProcessGrid(NAMES, pool)
+    grid = CohortGrid(league, PlainCohort(0.5), {"loss": ()}, 10, {"prior": np.ones(3, np.float32)})
     checkpoints = CheckpointFolder(folder, "config")
     config = RoundsConfig(
         stop_after or rounds, seed=1, round_timeout_s=timeout_s, gather_timeout_s=1, min_merchants=2
@@ -64,6 +63,7 @@ def run(
     try:
         return run_rounds(
             build(StrategyConfig(strategy, fraction_train=0.8)),
+            league,
             grid,
             begin,
             config,
@@ -150,17 +150,30 @@ def test_the_newest_whole_checkpoint_is_loaded_when_a_later_one_is_damaged(tmp_p
     assert loaded.round == 2
 
 
-def test_a_league_that_does_not_gather_fails_by_the_deadline(tmp_path):
+class Vanishing(InProcessGrid):
+    """A league whose merchants leave after some looks at who is online."""
+
+    looks = 3
+
+    def get_node_ids(self):
+        self.looks -= 1
+        return super().get_node_ids() if self.looks > 0 else []
+
+
+def test_a_round_for_which_the_league_does_not_gather_fails_by_the_deadline(tmp_path):
     pool = executor(functools.partial(answerer, {}), 1)
-    grid = CohortGrid(InProcessGrid(NAMES[:1], pool), PlainCohort(0.5), {}, {})
-    config = RoundsConfig(1, seed=1, round_timeout_s=1, gather_timeout_s=0.3, min_merchants=2)
-    with pytest.raises(NotEnoughMerchants, match="1 merchants online"):
-        run_rounds(
-            build(StrategyConfig()),
-            grid,
-            Checkpoint(0, "config", START),
-            config,
-            {},
-            CheckpointFolder(tmp_path, "config"),
-            lambda c: None,
-        )
+    league = Vanishing(NAMES, pool)
+    grid = CohortGrid(league, PlainCohort(0.5), {"loss": ()}, 10, {})
+    config = RoundsConfig(4, seed=1, round_timeout_s=5, gather_timeout_s=0.3, min_merchants=2)
+    end = run_rounds(
+        build(StrategyConfig()),
+        league,
+        grid,
+        Checkpoint(0, "config", START),
+        config,
+        {},
+        CheckpointFolder(tmp_path, "config"),
+        lambda c: None,
+    )
+    assert [bool(record.failure) for record in end.history] == [False, False, True, True]
+    assert "0 merchants online" in end.history[-1].failure
