@@ -5,14 +5,16 @@ Popularity of the league; the merchant's own; the user's own purchases, most fre
 ItemKNN (Deshpande and Karypis 2004) with cosine similarity of items over all users of all merchants, shrunk by 20,
 plain and with own repeats on top. Ties fall to the merchant's popularity. Nothing here is trained or private.
 
-Shapes: U users of one merchant, V items.
+Shapes: U users of one merchant, B of them at a time, V items.
 
 Guarantees:
 - every baseline is judged on the same users and masked in the same way as the model
+- merchants are read one by one and none is held
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.inputs import Evaluation, Histories
-from models.metrics import ViewMetrics, evaluate_scores, merge_views
+from models.metrics import ViewMetrics, evaluate_in_chunks, merge_views
 from models.popularity import popularity_counts
 
-__all__ = ["BASELINES", "evaluate_baselines", "item_similarities"]
+__all__ = ["BASELINES", "NEIGHBOURS", "evaluate_baselines", "item_similarities"]
 
 SHRINKAGE = 20.0
 HALF_LIFE_DAYS = 28.0
@@ -38,48 +40,100 @@ BASELINES = (
     "item_knn_repeats",
 )
 
+NEIGHBOURS = ("item_knn", "item_knn_repeats")
+PAIRS_AT_ONCE, ROWS_AT_ONCE = 500_000, 1024
+PARTS_HELD = 32
+
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _League:
-    """Fitted on every merchant: popularity in [0, 1) for ties, and item similarities."""
+    """Fitted on every merchant: popularity in [0, 1) for ties, and item similarities, if they were asked for."""
 
     popularity: Floats
-    similarities: Floats
+    similarities: Floats | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Merchant:
+    """A merchant's popularity [V+1], and its users' events with each item, plain and decayed, sparse [U, V+1]."""
+
+    popularity: Floats
+    counts: sp.csr_matrix
+    recent: sp.csr_matrix
 
 
 def evaluate_baselines(
-    train: Sequence[Histories], evaluation: Sequence[Evaluation], n_items: int, ks: Sequence[int] = (10, 20)
+    train: Iterable[Histories],
+    evaluation: Iterable[Evaluation],
+    n_items: int,
+    ks: Sequence[int] = (10, 20),
+    *,
+    neighbours: bool = True,
 ) -> dict[str, dict[str, ViewMetrics]]:
     """Every baseline on every merchant, both views, merchants merged in their order; names as in BASELINES.
 
-    `train[m]` are merchant m's histories (all that baselines learn from), `evaluation[m]` its users at the cut.
+    `train` gives merchants' histories (all that baselines learn from) and is gone through twice: to fit the
+    league, then beside `evaluation`, each merchant's users at the cut. Without `neighbours` those of NEIGHBOURS
+    are left out, and with them a matrix of float32 [V+1, V+1].
     """
-    counts = [popularity_counts(histories, n_items) for histories in train]
-    league = _League(_as_tie_break(np.sum(counts, axis=0)), item_similarities(train, n_items))
-    found: dict[str, list[Mapping[str, ViewMetrics]]] = {name: [] for name in BASELINES}
-    for own, one in zip(counts, evaluation, strict=True):
-        scores = _scores(one, own, league)
-        for name in BASELINES:
-            found[name].append(evaluate_scores(scores[name], one, ks))
+    league = _fit(train, n_items, SHRINKAGE, neighbours=neighbours)
+    names = [name for name in BASELINES if neighbours or name not in NEIGHBOURS]
+    found: dict[str, list[Mapping[str, ViewMetrics]]] = {name: [] for name in names}
+    for own, one in zip(train, evaluation, strict=True):
+        merchant = _merchant(own, one, league, n_items)
+        for name in names:
+            found[name].append(evaluate_in_chunks(partial(_scores, name, merchant, league), one, ks))
+            if len(found[name]) == PARTS_HELD:
+                found[name] = [merge_views(found[name])]
     return {name: merge_views(parts) for name, parts in found.items()}
 
 
 def item_similarities(
-    train: Sequence[Histories], n_items: int, *, shrinkage: float = SHRINKAGE
+    train: Iterable[Histories], n_items: int, *, shrinkage: float = SHRINKAGE
 ) -> NDArray[np.float32]:
     """both(i, j) / (√(buyers(i) · buyers(j)) + shrinkage), float32 [V+1, V+1], zero on the diagonal and at 0.
 
     A user of each merchant is one row: who shops at two merchants counts twice.
     """
-    bought = sp.vstack([_bought(histories, n_items) for histories in train], format="csr")
-    bought.data[:] = 1.0
-    together: Floats = (bought.T @ bought).toarray(order="C")  # rows are read one by one later
-    buyers = together.diagonal().copy()
-    np.fill_diagonal(together, 0.0)
-    together /= np.sqrt(np.outer(buyers, buyers)) + np.float32(shrinkage)
-    return together
+    found = _fit(train, n_items, shrinkage, neighbours=True).similarities
+    assert found is not None
+    return found
+
+
+def _fit(train: Iterable[Histories], n_items: int, shrinkage: float, *, neighbours: bool) -> _League:
+    buyers = np.zeros(n_items + 1, np.float32)
+    together: Floats | None = np.zeros((n_items + 1, n_items + 1), np.float32) if neighbours else None
+    for bought in _stacks(train, n_items):
+        buyers += np.bincount(bought.indices, minlength=n_items + 1).astype(np.float32)
+        if together is not None:
+            columns = bought.T.tocsr()
+            for rows in _blocks(n_items + 1):
+                together[rows] += (columns[rows] @ bought).toarray()
+    if together is not None:
+        np.fill_diagonal(together, 0.0)
+        for rows in _blocks(n_items + 1):
+            together[rows] /= np.sqrt(np.outer(buyers[rows], buyers)) + np.float32(shrinkage)
+    return _League(_as_tie_break(buyers), together)
+
+
+def _stacks(train: Iterable[Histories], n_items: int) -> Iterator[sp.csr_matrix]:
+    """Who bought what, 1 or nothing: users of as many merchants together as make a product worth its while."""
+    held: list[sp.csr_matrix] = []
+    for histories in train:
+        bought = _bought(histories, n_items)
+        bought.data[:] = 1.0
+        held.append(bought)
+        if sum(part.nnz for part in held) >= PAIRS_AT_ONCE:
+            yield sp.vstack(held, format="csr")
+            held = []
+    if held:
+        yield sp.vstack(held, format="csr")
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(first, min(first + ROWS_AT_ONCE, size)) for first in range(0, size, ROWS_AT_ONCE))
 
 
 def _bought(histories: Histories, n_items: int, weights: Floats | None = None) -> sp.csr_matrix:
@@ -91,29 +145,33 @@ def _bought(histories: Histories, n_items: int, weights: Floats | None = None) -
     return matrix
 
 
-def _scores(one: Evaluation, own_counts_V: Floats, league: _League) -> dict[str, Tensor]:
-    n_items = len(own_counts_V) - 1
+def _merchant(own: Histories, one: Evaluation, league: _League, n_items: int) -> _Merchant:
     histories = one.histories
-    # At most 1 in all, so that one purchase outweighs any popularity.
-    merchant_V = 0.999 * _as_tie_break(own_counts_V) + 0.001 * league.popularity
     decay = np.exp2(-np.maximum(np.float32(one.cut_day) - histories.days, 0.0) / np.float32(HALF_LIFE_DAYS))
-    counts = _bought(histories, n_items)
-    once = counts.copy()
-    once.data[:] = 1.0
-    counts_UV = counts.toarray()
-    recent_UV = _bought(histories, n_items, decay.astype(np.float32)).toarray()
-    neighbours_UV = once @ league.similarities
-    weighted_UV = counts @ league.similarities
-    everybody = np.ones((len(one), 1), np.float32)
-    scores = {
-        "popularity": everybody * league.popularity,
-        "merchant_popularity": everybody * merchant_V,
-        "own_repeats": counts_UV + merchant_V,
-        "own_recent_repeats": recent_UV + 1e-3 * merchant_V,
-        "item_knn": neighbours_UV + 1e-6 * merchant_V,
-        "item_knn_repeats": counts_UV + _rows_below_one(weighted_UV) + 1e-6 * merchant_V,
-    }
-    return {name: torch.from_numpy(np.asarray(scores[name], dtype=np.float32)) for name in BASELINES}
+    # At most 1 in all, so that one purchase outweighs any popularity.
+    popularity = 0.999 * _as_tie_break(popularity_counts(own, n_items)) + 0.001 * league.popularity
+    recent = _bought(histories, n_items, decay.astype(np.float32))
+    return _Merchant(popularity, _bought(histories, n_items), recent)
+
+
+def _scores(name: str, merchant: _Merchant, league: _League, users: NDArray[np.int64]) -> Tensor:
+    """Scores of one baseline, float32 [B, V+1]."""
+    merchant_V, counts = merchant.popularity, merchant.counts[users]
+    if name == "popularity":
+        scores = np.tile(league.popularity, (len(users), 1))
+    elif name == "merchant_popularity":
+        scores = np.tile(merchant_V, (len(users), 1))
+    elif name == "own_repeats":
+        scores = counts.toarray() + merchant_V
+    elif name == "own_recent_repeats":
+        scores = merchant.recent[users].toarray() + 1e-3 * merchant_V
+    elif name == "item_knn":
+        counts.data[:] = 1.0
+        scores = counts @ league.similarities + 1e-6 * merchant_V
+    else:
+        near_BV = _rows_below_one(counts @ league.similarities)
+        scores = counts.toarray() + near_BV + 1e-6 * merchant_V
+    return torch.from_numpy(np.asarray(scores, dtype=np.float32))
 
 
 def _as_tie_break(counts_V: Floats) -> Floats:
@@ -121,6 +179,6 @@ def _as_tie_break(counts_V: Floats) -> Floats:
     return result
 
 
-def _rows_below_one(scores_UV: Floats) -> Floats:
-    result: Floats = scores_UV / (scores_UV.max(axis=1, keepdims=True, initial=0.0) + 1.0)
+def _rows_below_one(scores_BV: Floats) -> Floats:
+    result: Floats = scores_BV / (scores_BV.max(axis=1, keepdims=True, initial=0.0) + 1.0)
     return result

@@ -9,9 +9,10 @@ Guarantees:
 - figures equal a slow reference over the whole catalogue
 - in the novel view no seen item is ever recommended
 - an interval depends on the values and the seed alone
+- figures in chunks of users equal the figures of all users at once
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "Interval",
     "ViewMetrics",
     "bootstrap_intervals",
+    "evaluate_in_chunks",
     "evaluate_scores",
     "merge_views",
     "paired_difference",
@@ -36,6 +38,7 @@ __all__ = [
 VIEWS = ("all", "novel")
 RESAMPLES = 1000
 LEVEL = 0.95
+USERS_AT_ONCE = 256
 
 Floats = NDArray[np.float64]
 
@@ -78,12 +81,35 @@ def evaluate_scores(scores_UV: Tensor, evaluation: Evaluation, ks: Sequence[int]
     """
     if len(scores_UV) != len(evaluation):
         raise ValueError(f"expected a row for each of {len(evaluation)} users, found {len(scores_UV)}")
-    scores_UV = scores_UV.clone()
-    scores_UV[:, 0] = -torch.inf
-    result = {"all": _view(scores_UV, evaluation.targets_all, ks)}
-    rows, items = _pairs(evaluation.seen, scores_UV.device)
-    scores_UV[rows, items] = -torch.inf
-    result["novel"] = _view(scores_UV, evaluation.targets_novel, ks)
+    return _both_views(scores_UV, evaluation, 0, ks)
+
+
+def evaluate_in_chunks(
+    scores: Callable[[NDArray[np.int64]], Tensor],
+    evaluation: Evaluation,
+    ks: Sequence[int],
+    users_at_once: int = USERS_AT_ONCE,
+) -> dict[str, ViewMetrics]:
+    """As `evaluate_scores`, with the scores of `users_at_once` users in memory at a time.
+
+    `scores` takes rows of `evaluation`, int64 [B], and gives their scores, float [B, V+1].
+    """
+    everybody = np.arange(len(evaluation), dtype=np.int64)
+    chunks = np.split(everybody, range(users_at_once, len(everybody), users_at_once))
+    return merge_views(_both_views(scores(users), evaluation, int(users[:1].sum()), ks) for users in chunks)
+
+
+def _both_views(
+    scores_BV: Tensor, evaluation: Evaluation, first: int, ks: Sequence[int]
+) -> dict[str, ViewMetrics]:
+    """Both views of the B users whose rows in `evaluation` count from `first`."""
+    stop = first + len(scores_BV)
+    scores_BV = scores_BV.clone()
+    scores_BV[:, 0] = -torch.inf
+    result = {"all": _view(scores_BV, evaluation.targets_all, first, ks)}
+    rows, items = _pairs(evaluation.seen, first, stop, scores_BV.device)
+    scores_BV[rows, items] = -torch.inf
+    result["novel"] = _view(scores_BV, evaluation.targets_novel, first, ks)
     return result
 
 
@@ -162,18 +188,18 @@ def _resampled_means(values_UM: Floats, persons: NDArray[np.int64] | None, seed:
     return means
 
 
-def _view(scores_UV: Tensor, targets: ItemRows, ks: Sequence[int]) -> ViewMetrics:
-    device, size = scores_UV.device, scores_UV.shape[1]
-    counts = np.diff(targets.offsets)
+def _view(scores_BV: Tensor, targets: ItemRows, first: int, ks: Sequence[int]) -> ViewMetrics:
+    device, size, stop = scores_BV.device, scores_BV.shape[1], first + len(scores_BV)
+    counts = np.diff(targets.offsets[first : stop + 1])
     users = np.flatnonzero(counts)
-    rows, items = _pairs(targets, device)
-    wanted_UV = torch.zeros(scores_UV.shape, dtype=torch.bool, device=device)
-    wanted_UV[rows, items] = True
+    rows, items = _pairs(targets, first, stop, device)
+    wanted_BV = torch.zeros(scores_BV.shape, dtype=torch.bool, device=device)
+    wanted_BV[rows, items] = True
     chosen = torch.from_numpy(users).to(device)
     longest = min(max(ks), size - 1)
-    values, top_UK = torch.topk(scores_UV[chosen], longest, dim=1)
+    values, top_UK = torch.topk(scores_BV[chosen], longest, dim=1)
     shown_UK = torch.isfinite(values)
-    hits_UK = (wanted_UV[chosen].gather(1, top_UK) & shown_UK).cpu().numpy()
+    hits_UK = (wanted_BV[chosen].gather(1, top_UK) & shown_UK).cpu().numpy()
     top, shown = top_UK.cpu().numpy(), shown_UK.cpu().numpy()
     per_user: dict[str, Floats] = {}
     recommended: dict[int, NDArray[np.bool_]] = {}
@@ -181,7 +207,7 @@ def _view(scores_UV: Tensor, targets: ItemRows, ks: Sequence[int]) -> ViewMetric
         per_user.update(_figures(hits_UK[:, :k], counts[users], k))
         recommended[k] = np.zeros(size, dtype=bool)
         recommended[k][top[:, :k][shown[:, :k]]] = True
-    return ViewMetrics(users, per_user, recommended)
+    return ViewMetrics(first + users, per_user, recommended)
 
 
 def _figures(hits_UK: NDArray[np.bool_], targets_U: NDArray[np.int64], k: int) -> dict[str, Floats]:
@@ -194,6 +220,9 @@ def _figures(hits_UK: NDArray[np.bool_], targets_U: NDArray[np.int64], k: int) -
     }
 
 
-def _pairs(rows: ItemRows, device: torch.device) -> tuple[Tensor, Tensor]:
-    users = np.repeat(np.arange(len(rows.offsets) - 1), np.diff(rows.offsets))
-    return torch.from_numpy(users).to(device), torch.from_numpy(rows.items.astype(np.int64)).to(device)
+def _pairs(rows: ItemRows, first: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row (counted from `first`) and item of each entry in the rows first … stop-1."""
+    offsets = rows.offsets[first : stop + 1]
+    users = np.repeat(np.arange(stop - first), np.diff(offsets))
+    items = rows.items[offsets[0] : offsets[-1]].astype(np.int64)
+    return torch.from_numpy(users).to(device), torch.from_numpy(items).to(device)

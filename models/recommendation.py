@@ -26,7 +26,7 @@ from models.batches import RecommendationBatch, SampleShape, draw_batch, padded
 from models.errors import ConfigError
 from models.export import ExportedScorer, ScorerParts, build_scorer, check_scorer, item_vectors_npy
 from models.inputs import Evaluation, Histories
-from models.metrics import ViewMetrics, evaluate_scores
+from models.metrics import ViewMetrics, evaluate_in_chunks
 from models.mixing import Mixing, own_counts, recency_weights, repeat_feature
 from models.objective import sampled_softmax
 from models.parameters import ParameterSpec
@@ -226,9 +226,8 @@ class RecommendationTask:
         self, model: nn.Module, evaluation: Evaluation, ks: Sequence[int] = (10, 20)
     ) -> Mapping[str, ViewMetrics]:
         """recall, ndcg and hit rate at each k per user, views `all` and `novel`, over the whole catalogue."""
-        everybody = np.arange(len(evaluation), dtype=np.int64)
-        scores = self.scores(model, evaluation.histories, everybody, evaluation.cut_day)
-        return evaluate_scores(scores, evaluation, ks)
+        histories, day = evaluation.histories, evaluation.cut_day
+        return evaluate_in_chunks(lambda users: self.scores(model, histories, users, day), evaluation, ks)
 
     def export(self, model: nn.Module) -> ExportedScorer:
         """ONNX and item vectors; raises ExportError when ONNX Runtime answers otherwise than the model."""

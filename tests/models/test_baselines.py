@@ -2,13 +2,14 @@
 """Baselines on leagues small enough to work out by hand."""
 
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from models.baselines import BASELINES, evaluate_baselines, item_similarities
+from models.baselines import BASELINES, NEIGHBOURS, evaluate_baselines, item_similarities
 
 
 def test_similarity_of_items_bought_together(make_users: Callable[..., Any]) -> None:
@@ -78,3 +79,59 @@ def test_item_knn_finds_what_goes_together(league: tuple[list[Any], list[Any]]) 
     # The last user of B bought 1 and 2 and next buys 3, which is bought with 2.
     assert first_place(league, "novel", "item_knn")[-1] == 1
     assert first_place(league, "novel", "item_knn_repeats")[-1] == 1
+
+
+class OneByOne:
+    """Gives merchants one by one, anew each time it is gone through, and knows how many are alive at once."""
+
+    def __init__(self, make: Callable[[int], Any], merchants: int) -> None:
+        self.make, self.merchants, self.passes, self.most = make, merchants, 0, 0
+        self.alive: list[int] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        for number in range(self.merchants):
+            one = self.make(number)
+            self.alive.append(number)
+            weakref.finalize(one, self.alive.remove, number)
+            self.most = max(self.most, len(self.alive))
+            yield one
+            del one
+
+
+def test_merchants_are_read_one_by_one_and_none_is_held(
+    make_users: Callable[..., Any], make_evaluated: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
+    def events(number: int) -> Any:
+        return make_events(np.random.default_rng(number), 40, [4, 9, 15])
+
+    targets = [[1, 2], [3], [40]]
+    train = OneByOne(lambda number: make_users(events(number)), 70)
+    evaluation = OneByOne(lambda number: make_evaluated(events(number), targets), 70)
+    found = evaluate_baselines(train, evaluation, 40, [5])
+    assert (train.passes, evaluation.passes) == (2, 1)
+    # The one that is being read, and the one before it.
+    assert max(train.most, evaluation.most) <= 2
+    whole = evaluate_baselines(list(train), list(evaluation), 40, [5])
+    for name, views in found.items():
+        assert len(views["all"].users) == 3 * 70
+        for metric, values in views["novel"].per_user.items():
+            np.testing.assert_array_equal(values, whole[name]["novel"].per_user[metric])
+
+
+def test_without_neighbours_the_other_baselines_stay_as_they_are(league: tuple[list[Any], list[Any]]) -> None:
+    everything = evaluate_baselines(*league, n_items=5, ks=[2])
+    found = evaluate_baselines(*league, n_items=5, ks=[2], neighbours=False)
+    assert tuple(found) == tuple(name for name in BASELINES if name not in NEIGHBOURS)
+    for name, views in found.items():
+        np.testing.assert_array_equal(views["all"].per_user["ndcg@2"], everything[name]["all"].per_user["ndcg@2"])
+
+
+def test_similarities_do_not_depend_on_how_merchants_are_stacked(
+    make_users: Callable[..., Any], make_events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = [make_users(make_events(np.random.default_rng(n), 30, [5, 9, 20])) for n in range(4)]
+    whole = item_similarities(train, 30)
+    monkeypatch.setattr("models.baselines.PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr("models.baselines.ROWS_AT_ONCE", 7)
+    np.testing.assert_array_equal(item_similarities(train, 30), whole)

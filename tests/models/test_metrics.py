@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models.metrics import (
     ViewMetrics,
     bootstrap_intervals,
+    evaluate_in_chunks,
     evaluate_scores,
     merge_views,
     paired_difference,
@@ -73,6 +74,37 @@ def test_in_the_novel_view_no_seen_item_is_ever_recommended(make_evaluated: Call
     assert views["novel"].recommended[4].tolist() == [False, False, False, True, True]
     assert views["novel"].per_user["hit_rate@4"].tolist() == [1.0]
     assert views["novel"].coverage(4) == 0.5
+
+
+def test_figures_in_chunks_of_users_equal_the_figures_of_all_users_at_once(
+    make_evaluated: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(3)
+    events = make_events(rng, 30, rng.integers(1, 12, 23).tolist())
+    one = make_evaluated(events, [rng.integers(1, 31, 3).tolist() for _ in events])
+    scores = torch.from_numpy(rng.normal(size=(23, 31)).astype(np.float32))
+    whole = evaluate_scores(scores, one, [3, 7])
+    for users_at_once in (1, 5, 22, 23, 24):
+        asked: list[int] = []
+
+        def some(users: Any, asked: list[int] = asked) -> torch.Tensor:
+            asked.append(len(users))
+            return scores[torch.from_numpy(users)]
+
+        found = evaluate_in_chunks(some, one, [3, 7], users_at_once)
+        assert sum(asked) == 23
+        assert max(asked) <= users_at_once
+        for view, expected in whole.items():
+            np.testing.assert_array_equal(found[view].users, expected.users)
+            for name, values in expected.per_user.items():
+                np.testing.assert_array_equal(found[view].per_user[name], values)
+            for k, shown in expected.recommended.items():
+                np.testing.assert_array_equal(found[view].recommended[k], shown)
+
+
+def test_no_users_at_all_in_chunks(make_evaluated: Callable[..., Any]) -> None:
+    views = evaluate_in_chunks(lambda users: torch.zeros(len(users), 5), make_evaluated([], []), [2])
+    assert views["novel"].recommended[2].tolist() == [False] * 5
 
 
 def test_scores_are_not_changed(make_evaluated: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models.errors import ConfigError
+from models.metrics import evaluate_scores
 from models.parameters import public_arrays
 from models.recommendation import PRIVATE_LOCAL, RecommendationConfig, RecommendationModel, RecommendationTask
 from models.task import Task
@@ -241,3 +242,30 @@ def test_a_popularity_of_another_catalogue_is_refused(task: RecommendationTask) 
 def test_the_recipe_for_local_noise_trains_a_few_dozen_weights(codes: Any) -> None:
     model = RecommendationTask(PRIVATE_LOCAL, codes).build(0)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 48
+
+
+def test_evaluation_scores_a_bounded_number_of_users_at_a_time(
+    task: RecommendationTask,
+    make_evaluated: Callable[..., Any],
+    make_events: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(4)
+    events = make_events(rng, task.n_items, rng.integers(1, 30, 600).tolist())
+    one = make_evaluated(events, [rng.integers(1, task.n_items + 1, 2).tolist() for _ in events])
+    model = task.build(seed=1)
+    whole = evaluate_scores(task.scores(model, one.histories, np.arange(600), one.cut_day), one, [10])
+    asked: list[int] = []
+    scores = task.scores
+
+    def watched(model: Any, histories: Any, users: Any, at_day: float) -> Any:
+        asked.append(len(users))
+        return scores(model, histories, users, at_day)
+
+    monkeypatch.setattr(task, "scores", watched)
+    found = task.evaluate(model, one, [10])
+    assert asked == [256, 256, 88]
+    for view in ("all", "novel"):
+        np.testing.assert_array_equal(found[view].users, whole[view].users)
+        for name, values in whole[view].per_user.items():
+            np.testing.assert_array_equal(found[view].per_user[name], values)
