@@ -39,6 +39,10 @@ tasks = ["recommendation"]
 
 # local: the full noise is added here. distributed: a share of it, which needs masked sums. none: no privacy.
 modes = ["local", "distributed"]
+
+# Whom a plan must protect. user_merchant: one customer of this merchant. user_k (one customer of at most k
+# merchants) leans on the platform's word that nobody shops at more: add it where you believe that.
+units = ["user_merchant"]
 """
 WEEKS_THAT_JUDGE = timedelta(weeks=4)
 

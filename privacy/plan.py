@@ -10,6 +10,7 @@ Guarantees:
 - the plan's epsilon covers popularity, every training step and the gate together
 - a plan that claims less than its events cost cannot be built
 - epsilon_after never falls from round to round and ends at the plan's epsilon
+- a unit that nothing enforces is refused by name
 """
 
 import math
@@ -53,6 +54,7 @@ class Unit(StrEnum):
 
 
 _BUILT: Final = (Mode.NONE, Mode.LOCAL)
+_ENFORCED: Final = (Unit.USER_MERCHANT, Unit.USER_K)
 _FAMILIES: Final = ("popularity", "training", "gate")
 
 
@@ -113,7 +115,7 @@ class PrivacyPlan:
             if self.epsilon != math.inf:
                 raise CalibrationError(f"mode none protects nothing: epsilon must be inf, found {self.epsilon}")
             return
-        cost = epsilon(self.events, self.delta, self.accountant)
+        cost = _cost(self.events, self.delta, self.accountant)
         if not cost <= self.epsilon * (1 + 1e-9):
             raise CalibrationError(
                 f"the plan claims epsilon {self.epsilon:.6g}, its events cost {cost:.6g} at delta {self.delta:g}; "
@@ -172,7 +174,7 @@ class PrivacyPlan:
         """Epsilon spent once `round` rounds are done; inf in mode `none` from round 1 on."""
         if not self.private:
             return math.inf if round > 0 else 0.0
-        return min(self.epsilon, epsilon(self.events_after(round), self.delta, self.accountant))
+        return min(self.epsilon, _cost(self.events_after(round), self.delta, self.accountant))
 
     @property
     def statement(self) -> str:
@@ -209,13 +211,18 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     """The plan with the smallest training noise whose total epsilon is at most the request's.
 
     Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by
-    root search on the accountant. Raises CalibrationError where no noise meets the request or the mode is not
-    built.
+    root search on the accountant. Raises CalibrationError where no noise meets the request, the mode is not built
+    or the unit not enforced.
     """
     mode = _mode(request.mode)
     unit = _unit(request.unit, request.merchants_per_user)
     if mode not in _BUILT:
         raise CalibrationError(f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}")
+    if unit not in _ENFORCED:
+        raise CalibrationError(
+            f"unit {str(unit)!r} is not available yet, as nothing holds users to one home merchant; "
+            f"use one of {[str(u) for u in _ENFORCED]}"
+        )
     base = PrivacyPlan(
         mode=Mode.NONE,
         unit=unit,
@@ -244,10 +251,17 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
         return replace(base, mode=mode, epsilon=math.inf, noise_multiplier=noise, **one_shot)
 
     def total(noise: float) -> float:
-        return epsilon(plan(noise).events, request.delta, request.accountant)
+        return _cost(plan(noise).events, request.delta, request.accountant)
 
     noise = _smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
     return replace(plan(noise), epsilon=total(noise))
+
+
+def _cost(events: tuple[DpEvent, ...], delta: float, accountant: Accountant) -> float:
+    try:
+        return epsilon(events, delta, accountant)
+    except ValueError as beyond:  # the accountant's arithmetic ends before delta does
+        raise CalibrationError(f"delta={delta:g} is too small to account for; raise it ({beyond})") from None
 
 
 def _releases_per_unit(mode: Mode, merchants: int) -> float:

@@ -40,7 +40,7 @@ class Policy:
     secure_aggregation_required: bool = True
     tasks: tuple[str, ...] = ("recommendation",)
     modes: tuple[str, ...] = (Mode.LOCAL.value, Mode.DISTRIBUTED.value)
-    units: tuple[str, ...] = tuple(u.value for u in Unit)
+    units: tuple[str, ...] = (Unit.USER_MERCHANT.value,)
 
     def __post_init__(self) -> None:
         problems = [text for text, good in self._conditions() if not good]

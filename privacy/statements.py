@@ -25,6 +25,7 @@ _NEVER: Final = (
     "That a merchant takes part, and how many users it roughly has.",
     "What is true of users in general: the model may teach that buyers of bread buy butter, of users in the data "
     "or not.",
+    "The researcher's evaluation figures in report.html and results.json (simulation only): they are exact.",
     "Choices made by looking at the data outside this plan, such as hyper-parameters tuned on real users.",
 )
 _BY_UNIT: Final = {

@@ -104,7 +104,7 @@ def _policy(federation: Federation) -> str:
     plan = federation.settings.plan
     limit = f"max_epsilon = {plan.epsilon!r}\ndelta = {plan.delta!r}\n" if plan.private else ""
     return (
-        f'{limit}modes = ["{plan.mode}"]\ntasks = ["{federation.task}"]\n'
+        f'{limit}modes = ["{plan.mode}"]\nunits = ["{plan.unit}"]\ntasks = ["{federation.task}"]\n'
         f"min_cohort = {federation.settings.rounds.min_merchants}\nsecure_aggregation_required = false\n"
     )
 

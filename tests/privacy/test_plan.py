@@ -99,12 +99,11 @@ def test_mode_none_claims_nothing():
         replace(none, epsilon=1.0)
 
 
-@pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize("unit", [Unit.USER_MERCHANT, Unit.USER_K])
 def test_the_statement_names_unit_adversary_epsilon_and_delta(unit):
     found = calibrate(replace(REQUEST, unit=unit, merchants_per_user=3 if unit is Unit.USER_K else 1))
     words = {
         Unit.USER_MERCHANT: "one user inside one merchant",
-        Unit.HOME_USER: "their home merchant only",
         Unit.USER_K: "at most 3 merchants",
     }
     assert words[unit] in found.statement
@@ -120,6 +119,8 @@ def test_the_statement_names_unit_adversary_epsilon_and_delta(unit):
         ({"mode": "merchant"}, "not available yet"),
         ({"mode": "central"}, "mode must be one of"),
         ({"unit": "user"}, "unit must be one of"),
+        ({"unit": "home_user"}, "'home_user' is not available yet"),
+        ({"delta": 1e-50}, "delta=1e-50 is too small to account for"),
         ({"unit": "user_k"}, "merchants_per_user >= 2"),
         ({"merchants_per_user": 2}, "merchants_per_user >= 2"),
         ({"epsilon": 0.0}, "epsilon must be positive"),

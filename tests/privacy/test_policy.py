@@ -21,6 +21,13 @@ def test_reads_toml_and_keeps_defaults(tmp_path):
     policy.check(PLAN, ASKED)
 
 
+def test_a_unit_that_the_policy_does_not_name_is_refused():
+    one_of_three = calibrate(PrivacyRequest("local", 3.0, 1e-5, 2, 4, 0.1, 1.0, "user_k", 3))
+    with pytest.raises(PolicyRefusal, match="unit 'user_k' is not among"):
+        Policy().check(one_of_three, ASKED)
+    Policy(units=("user_merchant", "user_k")).check(one_of_three, ASKED)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
