@@ -38,6 +38,7 @@ class PreparedLeague:
 
     Attributes:
         skipped: merchants of the source that were too small.
+        most_merchants: at how many merchants the user who shops at most of them shops.
         licence: terms of the data, for the model card.
     """
 
@@ -49,6 +50,7 @@ class PreparedLeague:
     merchants: tuple[Merchant, ...]
     items: int
     skipped: int
+    most_merchants: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
         merchants=merchants,
         items=vocabulary.size,
         skipped=len(league.skipped),
+        most_merchants=max(league.users_by_merchant_count()),
     )
     temporary = path / "league.json.tmp"
     temporary.write_bytes(msgspec.json.encode(prepared))

@@ -1,51 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
 """From settings to federated runs: the run that was asked for and, beside a private one, the ordinary one."""
 
+import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
+from client.errors import HomeError
+from client.runtime import choose_device
 from client.trainer import TrainingConfig
-from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, calibrate
+from models.errors import ModelError
+from models.tasks import build_task
+from privacy.errors import PrivacyError
+from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
 from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
 from simulation.federation import Federation
+from simulation.league import PreparedLeague
 from simulation.outputs import config_hash
 from strategies.build import StrategyConfig, build
 from strategies.errors import StrategyError
 
 ORDINARY, PRIVATE = "federated", "federated_private"
 RECIPE = "recipe"
-
-
-def federations(config: Config, folder: Path) -> dict[str, Federation]:
-    """The runs by name, the asked one first.
-
-    Raises:
-        SettingsError: strategy or training settings are wrong.
-        privacy.errors.CalibrationError: no noise meets the privacy settings.
-    """
-    _check(config)
-    plan = calibrate(PrivacyRequest(**_request(config)))
-    runs = {PRIVATE: _federation(config, folder, PRIVATE, plan)} if plan.private else {}
-    if not plan.private or config.compare.non_private:
-        runs[ORDINARY] = _federation(config, folder, ORDINARY, _no_privacy(config))
-    return runs
+ONE_ITEM = np.zeros((2, 1), np.int32)
+"""The smallest catalogue: enough to judge a model's settings."""
 
 
 class SettingsError(Exception):
-    """A setting that can be seen to be wrong before anything is read."""
+    """A setting that can be seen to be wrong before training begins; names setting, value and remedy."""
 
 
-def _check(config: Config) -> None:
+def check_settings(config: Config) -> None:
+    """Judge all settings before anything is read or written; raises `SettingsError`."""
+    _check_ranges(config)
+    _check_device(config.device)
     try:
         for private in (False, True):
-            build(strategy(config, private=private))
-            TrainingConfig(**training(config, private=private))
-    except (StrategyError, TypeError, ValueError) as wrong:
+            _check_strategy(strategy(config, private=private))
+            _check_model(config, private=private)
+        _plans(config)
+    except (StrategyError, ModelError, PrivacyError) as wrong:
         raise SettingsError(str(wrong)) from None
+
+
+def check_league(config: Config, league: PreparedLeague) -> None:
+    """Judge what only the league can show: its size, and the unit of privacy; raises `SettingsError`."""
+    found, least = len(league.merchants), config.cohort.min_merchants
+    if found < least:
+        raise SettingsError(
+            f"cohort.min_merchants={least}, the league has {found}: bring more merchants, or lower "
+            "cohort.min_merchants or data.min_users"
+        )
+    if config.privacy.mode != Mode.NONE and config.privacy.unit == Unit.USER_K:
+        most, allowed = league.most_merchants, config.privacy.merchants_per_user
+        if most > allowed:
+            raise SettingsError(
+                f"privacy.merchants_per_user={allowed}, a user of this league shops at {most} merchants: the "
+                f"guarantee would not hold for them; use privacy.merchants_per_user={most} or "
+                "privacy.unit=user_merchant privacy.merchants_per_user=1"
+            )
+
+
+def federations(config: Config, folder: Path) -> dict[str, Federation]:
+    """The runs by name, the asked one first; raises `SettingsError`."""
+    check_settings(config)
+    return {name: _federation(config, folder, name, plan) for name, plan in _plans(config).items()}
+
+
+def _plans(config: Config) -> dict[str, PrivacyPlan]:
+    """The privacy plan of each run, the asked one first."""
+    plan = _calibrated(PrivacyRequest(**_request(config)))
+    plans = {PRIVATE: plan} if plan.private else {}
+    if not plan.private or config.compare.non_private:
+        plans[ORDINARY] = _no_privacy(config)
+    return plans
+
+
+_calibrated = cache(calibrate)
+
+
+def _check_ranges(config: Config) -> None:
+    data, cohort = config.data, config.cohort
+    at_least_one = {
+        "data.min_users": data.min_users,
+        "data.min_buyers": data.min_buyers,
+        "data.min_merchants": data.min_merchants,
+        "data.valid_weeks": data.valid_weeks,
+        "data.test_weeks": data.test_weeks,
+        "data.max_events": data.max_events,
+        "cohort.min_merchants": cohort.min_merchants,
+        "rounds": config.rounds,
+    }
+    if config.privacy.mode != Mode.NONE:
+        at_least_one |= {
+            "privacy.rounds": config.privacy.rounds,
+            "privacy.steps_per_round": config.privacy.steps_per_round,
+        }
+    wrong = [f"{name} must be at least 1, found {value}" for name, value in at_least_one.items() if value < 1]
+    for name, value in (("seed", config.seed), ("engine.workers", config.engine.workers)):
+        if value < 0:
+            wrong.append(f"{name} must be at least 0, found {value}")
+    for name, share in (
+        ("strategy.fraction_train", config.strategy.fraction_train),
+        ("cohort.min_survivors", cohort.min_survivors),
+    ):
+        if not 0 < share <= 1:
+            wrong.append(f"{name} must lie in (0, 1], found {share:g}")
+    for name, seconds in (
+        ("cohort.round_timeout_s", cohort.round_timeout_s),
+        ("cohort.gather_timeout_s", cohort.gather_timeout_s),
+    ):
+        if not 0 < seconds < math.inf:
+            wrong.append(f"{name} must be a positive number of seconds, found {seconds:g}")
+    for name, word, known in (
+        ("data.league", data.league, ("complete_journey", "files")),
+        ("engine.name", config.engine.name, ("in_process", "ray")),
+    ):
+        if word not in known:
+            wrong.append(f"{name}={word!r}; choose one of {', '.join(known)}")
+    if config.repository and config.serve and config.privacy.mode != Mode.NONE and not config.privacy.gate_share:
+        wrong.append(
+            "privacy.gate_share=0 leaves nothing to compare a release with the last one of "
+            f"repository={config.repository}: give the gate a share, such as 0.05"
+        )
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+
+
+def _check_device(name: str) -> None:
+    try:
+        choose_device(name)
+    except HomeError as absent:
+        raise SettingsError(str(absent)) from None
+
+
+def _check_strategy(asked: StrategyConfig) -> None:
+    for option, value in asked.options.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise SettingsError(f"strategy.options.{option} must be a finite number, found {value!r}")
+    build(asked)
+
+
+def _check_model(config: Config, *, private: bool) -> None:
+    _converted("model.options", options(config, private=private), _options_type(config.model.task))
+    build_task(config.model.task, options(config, private=private), ONE_ITEM)
+    ordinary = training(config, private=private)
+    _converted("model.private_training" if private else "model.training", ordinary, TrainingConfig)
+    for name, laid_over in (("centralised", config.model.centralised), ("local_only", config.model.local_only)):
+        _converted(f"model.{name}", {**ordinary, **laid_over}, TrainingConfig)
+
+
+def _options_type(task: str) -> type[Any]:
+    return type(getattr(build_task(task, {}, ONE_ITEM), "config"))  # noqa: B009
+
+
+def _converted(name: str, settings: dict[str, Any], kind: type[Any]) -> None:
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(settings) - known):
+        raise SettingsError(f"{name} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        msgspec.convert(settings, kind)
+    except msgspec.ValidationError as wrong:
+        what, _, where = str(wrong).partition(" - at `$")
+        found = settings.get(where.strip(".`"))
+        raise SettingsError(
+            f"{name}{where.rstrip('`')}: {what}" + (f"; found {found!r}" if where else "")
+        ) from None
 
 
 def workers(config: Config) -> int:
@@ -110,4 +237,4 @@ def _request(config: Config) -> dict[str, Any]:
 
 def _no_privacy(config: Config) -> PrivacyPlan:
     ordinary = replace(config.privacy, mode=Mode.NONE.value, unit="user_merchant", merchants_per_user=1)
-    return calibrate(PrivacyRequest(**_request(replace(config, privacy=ordinary))))
+    return _calibrated(PrivacyRequest(**_request(replace(config, privacy=ordinary))))
