@@ -4,15 +4,21 @@
 A `Job` names a merchant and a request; an `Outcome` is its reply or the reason why there is none. The model of
 a round goes once to each process, not once to each merchant.
 
+Nobody can tell a slow merchant from one that hangs, so one rule holds everywhere: when jobs wait and no answer
+came for half of the time that is left, the longest running job is left behind and the rest go on without it, at
+most `LEFT_BEHIND` times a round. In one process a job left behind may still answer before the deadline.
+
 Guarantees:
 - One process and N processes give the same replies.
-- A merchant that raises, hangs past the deadline or takes its process down costs one outcome, not the round.
+- A merchant that raises, hangs or takes its process down costs one outcome, not the round.
+- A process that ended while idle costs no outcome.
 """
 
 import multiprocessing
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -32,7 +38,11 @@ from client.wire import (
 )
 
 WAITING_OUTCOMES = 4
+LEFT_BEHIND = 4
+LONGEST_S = 1e6  # what clocks and locks can wait for
 TOO_LATE = "no answer before the round's deadline"
+LEFT = "no answer for half of the time left, while others waited"
+ENDED = "its process ended without an answer"
 
 Answerer = Callable[[str, Request], Reply]
 Factory = Callable[[], Answerer]
@@ -68,40 +78,95 @@ def executor(factory: Factory, workers: int) -> Executor:
     return InProcess(factory) if workers == 1 else Pool(factory, workers)
 
 
+class _Clock:
+    """A round's deadline, and how long to wait for the next answer."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline = time.monotonic() + min(timeout_s, LONGEST_S)
+        self._left_behind = 0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    def patience_s(self, *, others_wait: bool) -> float:
+        left_s = max(self._deadline - time.monotonic(), 0.0)
+        return left_s / 2 if others_wait and self._left_behind < LEFT_BEHIND else left_s
+
+    def leaves_behind(self, *, others_wait: bool) -> bool:
+        """After an impatient wait: whether one job is left behind, or else the round is given up."""
+        if self.is_over or not others_wait or self._left_behind == LEFT_BEHIND:
+            return False
+        self._left_behind += 1
+        return True
+
+
 class InProcess:
-    """Runs jobs one after another on one thread a round, which is left behind when a merchant hangs."""
+    """Runs jobs one after another on one thread a round; a thread that hangs is left behind for a fresh one."""
 
     def __init__(self, factory: Factory) -> None:
         self._factory = factory
         self._answer: Answerer | None = None
 
     def run(self, jobs: Iterable[Job], timeout_s: float) -> Iterator[Outcome]:
-        deadline = time.monotonic() + timeout_s
-        waiting = list(jobs)
-        answer = self._answer = self._answer or self._factory()
-        done: queue.Queue[Outcome] = queue.Queue(WAITING_OUTCOMES)
-        given_up = threading.Event()
-        arguments = (answer, waiting, done, given_up)
-        threading.Thread(target=_work, args=arguments, daemon=True).start()
-        for number in range(len(waiting)):
-            try:
-                yield done.get(timeout=max(deadline - time.monotonic(), 0.0))
-            except queue.Empty:
-                given_up.set()
-                self._answer = None
-                yield from (Outcome(job.merchant, None, TOO_LATE) for job in waiting[number:])
-                return
+        clock = _Clock(timeout_s)
+        line = _Line(jobs)
+        open_jobs = dict(line.waiting)
+        left = self._start(line)
+        try:
+            while open_jobs:
+                try:
+                    number, outcome = line.done.get(timeout=clock.patience_s(others_wait=bool(line.waiting)))
+                except queue.Empty:
+                    left.set()
+                    self._answer = None
+                    if not clock.leaves_behind(others_wait=bool(line.waiting)):
+                        break
+                    left = self._start(line)
+                    continue
+                del open_jobs[number]
+                yield outcome
+        finally:
+            left.set()
+            line.close()
+        for job in open_jobs.values():
+            yield Outcome(job.merchant, None, TOO_LATE)
 
     def close(self) -> None:
         self._answer = None
 
+    def _start(self, line: "_Line") -> threading.Event:
+        """A thread that takes jobs off the line until it is left behind."""
+        answer = self._answer = self._answer or self._factory()
+        left = threading.Event()
+        threading.Thread(target=line.work, args=(answer, left), daemon=True).start()
+        return left
 
-def _work(answer: Answerer, jobs: list[Job], done: "queue.Queue[Outcome]", given_up: threading.Event) -> None:
-    for job in jobs:
-        outcome = _outcome(answer, job)
-        if given_up.is_set():
-            return
-        done.put(outcome)
+
+class _Line:
+    """A round's jobs by number, and the outcomes on their way out."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.waiting = deque(enumerate(jobs))
+        self.done: queue.Queue[tuple[int, Outcome]] = queue.Queue(WAITING_OUTCOMES)
+        self._closed = threading.Event()
+
+    def work(self, answer: Answerer, left: threading.Event) -> None:
+        while not left.is_set():
+            try:
+                number, job = self.waiting.popleft()
+            except IndexError:
+                return
+            outcome = _outcome(answer, job)
+            if self._closed.is_set():
+                return
+            self.done.put((number, outcome))
+
+    def close(self) -> None:
+        """Nobody takes outcomes any more; whoever waits to hand one in is freed."""
+        self._closed.set()
+        while not self.done.empty():
+            self.done.get_nowait()
 
 
 def _outcome(answer: Answerer, job: Job) -> Outcome:
@@ -118,6 +183,7 @@ class _Seat:
     process: BaseProcess
     connection: Connection
     merchant: str | None = None
+    began: float = 0.0
     model: object = None
 
 
@@ -131,19 +197,23 @@ class Pool:
         self._seats = [self._seat() for _ in range(workers)]
 
     def run(self, jobs: Iterable[Job], timeout_s: float) -> Iterator[Outcome]:
-        deadline = time.monotonic() + timeout_s
+        clock = _Clock(timeout_s)
         waiting = list(jobs)[::-1]
-        while waiting or any(seat.merchant for seat in self._seats):
-            for seat in self._seats:
+        while waiting or self._busy():
+            for seat in list(self._seats):
                 if waiting and seat.merchant is None:
-                    self._hand_out(seat, waiting.pop())
-            busy = {seat.connection: seat for seat in self._seats if seat.merchant}
-            ready = wait(list(busy), timeout=max(deadline - time.monotonic(), 0.0))
+                    yield from self._hand_out(seat, waiting.pop())
+            busy = {seat.connection: seat for seat in self._busy()}
+            if not busy:
+                continue
+            ready = wait(list(busy), timeout=clock.patience_s(others_wait=bool(waiting)))
             for connection in ready:
                 yield self._collect(busy[connection])  # type: ignore[index]
-            if not ready and time.monotonic() >= deadline:
+            if not ready and not clock.leaves_behind(others_wait=bool(waiting)):
                 yield from self._give_up(waiting)
                 return
+            if not ready:
+                yield self._leave(min(busy.values(), key=lambda seat: seat.began), LEFT)
 
     def close(self) -> None:
         for seat in self._seats:
@@ -159,10 +229,23 @@ class Pool:
         theirs.close()
         return _Seat(process, ours)
 
-    def _hand_out(self, seat: _Seat, job: Job) -> None:
+    def _busy(self) -> list[_Seat]:
+        return [seat for seat in self._seats if seat.merchant is not None]
+
+    def _hand_out(self, seat: _Seat, job: Job) -> Iterator[Outcome]:
+        """Send a job to a seat; to a fresh one when its process ended while idle."""
+        try:
+            self._send(seat, job)
+        except OSError:
+            try:
+                self._send(self._replace(seat), job)
+            except OSError:
+                yield Outcome(job.merchant, None, ENDED)
+
+    def _send(self, seat: _Seat, job: Job) -> None:
         request = job.request if seat.model is not job.request.arrays else replace(job.request, arrays={})
         seat.connection.send_bytes(_job_bytes(job.merchant, request, keeps_model=request is not job.request))
-        seat.model, seat.merchant = job.request.arrays, job.merchant
+        seat.model, seat.merchant, seat.began = job.request.arrays, job.merchant, time.monotonic()
 
     def _collect(self, seat: _Seat) -> Outcome:
         merchant, seat.merchant = seat.merchant or "", None
@@ -172,21 +255,25 @@ class Pool:
             return Outcome(merchant, None, str(refused))
         except (EOFError, OSError):
             self._replace(seat)
-            return Outcome(merchant, None, "its process ended without an answer")
+            return Outcome(merchant, None, ENDED)
+
+    def _leave(self, seat: _Seat, reason: str) -> Outcome:
+        self._replace(seat)
+        return Outcome(seat.merchant or "", None, reason)
 
     def _give_up(self, waiting: list[Job]) -> Iterator[Outcome]:
-        for seat in list(self._seats):
-            if seat.merchant:
-                yield Outcome(seat.merchant, None, TOO_LATE)
-                self._replace(seat)
+        for seat in self._busy():
+            yield self._leave(seat, TOO_LATE)
         for job in waiting:
             yield Outcome(job.merchant, None, TOO_LATE)
 
-    def _replace(self, seat: _Seat) -> None:
+    def _replace(self, seat: _Seat) -> _Seat:
         seat.process.kill()
         seat.process.join()
         seat.connection.close()
-        self._seats[self._seats.index(seat)] = self._seat()
+        fresh = self._seat()
+        self._seats[self._seats.index(seat)] = fresh
+        return fresh
 
 
 def _job_bytes(merchant: str, request: Request, *, keeps_model: bool) -> bytes:
