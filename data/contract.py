@@ -23,6 +23,7 @@ from data.schema import (
     EVENT_COLUMNS,
     EVENT_TYPES,
     ITEM_COLUMN,
+    MAX_ID_LENGTH,
     NAME_COLUMN,
     attribute_columns,
 )
@@ -148,9 +149,12 @@ def _ranges(name: str, values: pl.Series, item_ids: Parsed | None, now: datetime
     if name == "merchant_id":
         remedy = "Use at most 64 letters, digits, '-', '_' and '.', not beginning with '-' or '.'"
         return [Fault(~_matches(values, _MERCHANT_NAME), "the name can't name a file", remedy)]
+    if name == "user_id" or (name == "item_id" and item_ids is None):
+        return [_too_long(values)]
     if name == "item_id" and item_ids is not None:
         unknown = values.is_not_null() & ~values.is_in(item_ids.values.drop_nulls().implode())
-        return [Fault(unknown, "the item is not in the catalogue", "Add it there or leave the row out")]
+        remedy = "Add it there or leave the row out"
+        return [_too_long(values), Fault(unknown, "the item is not in the catalogue", remedy)]
     if name == "timestamp":
         future = (values > now).fill_null(False)
         early = (values < EPOCH).fill_null(False)
@@ -172,6 +176,11 @@ def _ranges(name: str, values: pl.Series, item_ids: Parsed | None, now: datetime
             )
         ]
     return []
+
+
+def _too_long(ids: pl.Series) -> Fault:
+    rows = (ids.str.len_chars() > MAX_ID_LENGTH).fill_null(False)
+    return Fault(rows, f"the id is longer than {MAX_ID_LENGTH} characters", "Shorten it, for example to a hash")
 
 
 def _matches(values: pl.Series, pattern: str) -> pl.Series:
@@ -204,6 +213,9 @@ def _catalogue_faults(catalogue: pl.DataFrame, item_ids: Parsed | None) -> Itera
         again = item_ids.values.is_not_null() & ~item_ids.values.is_first_distinct()
         if again.any():
             yield ITEM_COLUMN, Fault(again, "the item was listed before", "Keep one row per item")
+        long = _too_long(item_ids.values)
+        if long.rows is not None and long.rows.any():
+            yield ITEM_COLUMN, long
     attributes = attribute_columns(catalogue)
     if not attributes:
         remedy = "Add at least one public attribute, such as a category: the shared model learns from these"

@@ -19,6 +19,7 @@ __all__ = [
     "EVENT_SCHEMA",
     "EVENT_TYPES",
     "ITEM_COLUMN",
+    "MAX_ID_LENGTH",
     "NAME_COLUMN",
     "PURCHASES",
     "UNKNOWN",
@@ -35,6 +36,9 @@ PURCHASES: tuple[str, ...] = ("purchase",)
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Days are counted from here: float32 then resolves 42 seconds until the year 2022 and 85 until 2044."""
+
+MAX_ID_LENGTH = 128
+"""Characters of a user's or item's id: what serving takes in a request."""
 
 ITEM_COLUMN = "item_id"
 NAME_COLUMN = "name"
@@ -74,12 +78,20 @@ def attribute_columns(catalogue: pl.DataFrame) -> tuple[str, ...]:
 
 
 def conform_catalogue(catalogue: pl.DataFrame) -> pl.DataFrame:
-    """A sound catalogue in final form: `item_id`, `name` (the id where there is none), text attributes."""
-    columns = [pl.col(ITEM_COLUMN).cast(pl.String)]
-    name = pl.col(NAME_COLUMN).cast(pl.String) if NAME_COLUMN in catalogue.columns else pl.lit(None, pl.String)
-    columns.append(pl.coalesce(name, pl.col(ITEM_COLUMN).cast(pl.String)).alias(NAME_COLUMN))
-    columns += [pl.col(column).cast(pl.String).fill_null(UNKNOWN) for column in attribute_columns(catalogue)]
+    """A sound catalogue in final form: `item_id`, `name` (the id where there is none), text attributes.
+
+    Blanks around ids, names and values are cut off as they are from events' ids; what is left empty is missing.
+    """
+    item = _text(ITEM_COLUMN)
+    name = _text(NAME_COLUMN) if NAME_COLUMN in catalogue.columns else pl.lit(None, pl.String)
+    columns = [item, pl.coalesce(name, item).alias(NAME_COLUMN)]
+    columns += [_text(column).fill_null(UNKNOWN) for column in attribute_columns(catalogue)]
     return catalogue.select(columns)
+
+
+def _text(column: str) -> pl.Expr:
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    return pl.when(text != "").then(text)
 
 
 def day_of(moment: datetime) -> float:

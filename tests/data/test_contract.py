@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from data import files
 from data.contract import check, conform_events
 from data.errors import ContractError, DataError, Finding
-from data.schema import EVENT_SCHEMA
+from data.schema import EVENT_SCHEMA, MAX_ID_LENGTH
+from serving.messages import Id
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 CATALOGUE = pl.DataFrame({"item_id": ["a", "b"], "kind": ["x", "y"]})
@@ -57,6 +59,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, int, int, str]] = {
     "wrong time type": ({"timestamp": [1, 2, 3]}, "timestamp", 0, 0, "found the type Int64"),
     "wrong number type": ({"price": [NOW, NOW, NOW]}, "price", 0, 0, "found the type Datetime"),
     "wrong flag type": ({"promotion": [0.5, 0.5, 1.0]}, "promotion", 0, 0, "found the type Float64"),
+    "long user id": ({"user_id": ["u", "v" * 129, "w" * 128]}, "user_id", 2, 1, "longer than 128 characters"),
     "null id": ({"user_id": ["u", None, None]}, "user_id", 2, 2, "cell is empty"),
     "blank id": ({"user_id": ["u", "v", "  "]}, "user_id", 3, 1, "cell is empty"),
     "null time": ({"timestamp": [None, T, T]}, "timestamp", 1, 1, "cell is empty"),
@@ -195,6 +198,22 @@ def test_wrong_data_never_raise_anything_but_contract_error(data: st.DataObject)
     found = check(events, catalogue, source="e", catalogue_source="c", now=NOW, merchants=True)
     if not found:
         assert conform_events(events, merchants=True).schema == EVENT_SCHEMA
+
+
+def test_an_items_id_longer_than_serving_takes_is_found_in_both_tables() -> None:
+    long = "a" * 129
+    found = findings({"item_id": [long, "b", long]}, pl.DataFrame({"item_id": [long, "b"], "kind": ["x", "y"]}))
+    assert [(f.file, f.column, f.row, f.count) for f in found] == [("e", "item_id", 1, 2), ("c", "item_id", 1, 1)]
+    alone = check(
+        pl.DataFrame(GOOD | {"item_id": [long, "b", "a"]}), None, source="e", catalogue_source="c", now=NOW
+    )
+    assert [f.column for f in alone] == ["item_id"]
+
+
+def test_an_id_of_the_contract_is_one_that_serving_takes() -> None:
+    msgspec.convert("a" * MAX_ID_LENGTH, Id)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert("a" * (MAX_ID_LENGTH + 1), Id)
 
 
 def test_an_unreadable_source_is_a_finding_beside_the_others(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ def test_the_text_form_of_a_league_shows_counts_and_no_rows(league: League) -> N
     assert "ann" not in repr(league)
 
 
+def test_blanks_around_the_catalogues_cells_are_cut_off_as_from_the_events(events: pl.DataFrame) -> None:
+    catalogue = pl.DataFrame(
+        {"item_id": [" apple ", "bread"], "name": [" Red apple", "  "], "shelf": [" fruit ", " "]}
+    )
+    found = build_league("small", events, catalogue, min_users=1).catalogue
+    assert found.rows() == [("apple", "Red apple", "fruit"), ("bread", "bread", "unknown")]
+
+
 def test_small_merchants_are_reported_and_left_out(events: pl.DataFrame, catalogue: pl.DataFrame) -> None:
     rows = events.filter(~((pl.col("merchant_id") == "south") & (pl.col("user_id") == "cat")))
     league = build_league("small", rows, catalogue, min_users=2)
