@@ -79,7 +79,14 @@ class _Problems(Exception):
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    home: Path = arguments.home
+    try:
+        _make_home(arguments.home, arguments)
+    except OSError as impossible:
+        where, why = impossible.filename or arguments.home, impossible.strerror
+        raise _Problems([f"{where}: {why}; choose a folder that you can write"]) from None
+
+
+def _make_home(home: Path, arguments: argparse.Namespace) -> None:
     gate_until = arguments.gate_until or datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     train_until = arguments.train_until or gate_until - WEEKS_THAT_JUDGE
     database = "://" in arguments.events

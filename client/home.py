@@ -98,19 +98,36 @@ def create_home(path: Path, settings: MerchantSettings, policy: str, secret: byt
     Folder and files can be read by their owner alone.
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.chmod(0o700)
     write_private(path / "merchant.toml", _toml(settings).encode())
     write_private(path / "policy.toml", policy.encode())
-    write_private(path / "secret.key", secret or secrets.token_bytes(SECRET_BYTES))
+    write_private(path / "secret.key", secret or secrets.token_bytes(SECRET_BYTES), durable=secret is None)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read; it appears whole or not at all."""
+def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file that only its owner can read; it appears whole or not at all.
+
+    `durable`: it is on disk when this returns, as a secret must be before anything is drawn from it.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         os.fchmod(handle, 0o600)
         file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(handle)
     temporary.replace(path)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_settings(path: Path) -> MerchantSettings:

@@ -53,6 +53,15 @@ def test_init_says_every_problem_in_one_line_each_and_changes_nothing(small, tmp
     assert {path: path.read_bytes() for path in small.home.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize("where", ["file/home", "file", "x" * 300])
+def test_init_on_an_impossible_path_ends_with_2_and_one_line(small, tmp_path, capsys, where):
+    (tmp_path / "file").write_text("in the way")
+    assert init(small, tmp_path / where) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "choose a folder that you can write" in lines[0]
+
+
 @pytest.mark.parametrize("arguments", [[], ["run"], ["dance", "home"], ["init", "h", "--name", "n"]])
 def test_a_wrong_call_ends_with_2(arguments):
     with pytest.raises(SystemExit) as ended:

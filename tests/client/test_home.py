@@ -3,6 +3,7 @@
 
 import stat
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,19 @@ def test_what_is_made_opens_and_only_its_owner_can_read_it(home):
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     for name in ("merchant.toml", "policy.toml", "secret.key"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+
+
+def test_a_folder_that_stood_already_is_closed_to_others(tmp_path):
+    (tmp_path / "home").mkdir(mode=0o755)
+    create_home(tmp_path / "home", SETTINGS, POLICY)
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
+def test_a_fresh_secret_is_on_disk_before_its_home_is_used(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    create_home(tmp_path / "home", SETTINGS, POLICY)
+    assert synced == [str(tmp_path / "home" / ".secret.key.tmp"), str(tmp_path / "home")]
 
 
 def test_two_homes_have_different_secrets(tmp_path):
