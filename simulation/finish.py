@@ -13,63 +13,78 @@ from client.wire import Array
 from client.worker import Worker
 from data.catalogue import Vocabulary
 from data.files import load_merchant
+from privacy.plan import PrivacyPlan
 from releases.publish import Repository
 from server.gate import GateDecision, ask_gate
 from simulation.comparison import Comparison
 from simulation.config import Config
 from simulation.federation import FederatedRun
 from simulation.grid import InProcessGrid
-from simulation.league import PreparedLeague, events_file, vocabulary_file
+from simulation.league import Merchant, PreparedLeague, events_file, vocabulary_file
 from simulation.nodes import RUNTIME, home_path, nodes
 from simulation.plans import workers
 from simulation.pool import executor
 from simulation.progress import Display
-from simulation.publication import install, last_model, model_card, open_repository, publish
-from simulation.shop_front import example, recommend, serving, shoppers
+from simulation.publication import install, last_model, model_card, open_repository, publish, same_model
+from simulation.shop_front import Shopper, example, recommend, serving, shoppers
 from strategies.cohort import PlainCohort
 
 SHOPPERS, RECOMMENDED = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """Parts of `results.json`."""
+class Release:
+    """What became of a run's model.
 
-    release: dict[str, Any]
-    example: dict[str, Any] | None
+    Attributes:
+        part: of `results.json`.
+        repository: where it was published, None where it was not.
+    """
+
+    part: dict[str, Any]
+    repository: Repository | None = None
 
 
-def release_and_serve(
+UNFINISHED = Release({"version": None, "published": False, "gate": "not reached"})
+NOT_ASKED_FOR = Release({"version": None, "published": False, "gate": "not asked for (serve=false)"})
+
+
+def release(
     config: Config,
     folder: Path,
     league: PreparedLeague,
     run: FederatedRun,
     comparison: Comparison,
     display: Display,
-) -> Finish:
-    """Publish the run's model when the gate lets it pass; then one merchant installs and serves it."""
-    if not config.serve:
-        return Finish({"version": None, "published": False, "gate": "not asked for (serve=false)"}, None)
+    *,
+    resumed: bool,
+) -> Release:
+    """Publish the run's model when the gate lets it pass.
+
+    A resumed run whose model is the newest release already published it before it was killed.
+    """
     repository = open_repository(Path(config.repository) if config.repository else folder / "platform")
-    decision = _gate(config, folder, league, run, repository)
+    previous = last_model(repository, folder / "gate")
+    if resumed and previous is not None and same_model(previous, {**run.final.arrays, **run.final.fixed}):
+        version = repository.versions()[-1]
+        display.say(f"release {version} was published before this run was interrupted")
+        return Release({"version": version, "published": True, "gate": "published before"}, repository)
+    decision = None if previous is None else _gate(config, league, run, previous)
     words = "first release of this repository: nothing to compare with" if decision is None else decision.words
     if decision is not None and not decision.passed:
         display.say(f"release gate: {words}")
-        return Finish({"version": repository.versions()[-1], "published": False, "gate": words}, None)
+        return Release({"version": repository.versions()[-1], "published": False, "gate": words})
+    plan = run.federation.settings.plan
     row = next(row for row in comparison.methods if row["name"] == run.federation.folder.name)
-    card = model_card(run.federation, league, run.federation.settings.plan, row, _limitations(row))
+    card = model_card(run.federation, league, plan, row, _limitations(config, plan))
     version = publish(repository, run.federation, run.final, card)
     display.say(f"release {version} published ({words}); pulling, verifying and activating it at a merchant")
-    shown = _serve(league, run, repository, display)
-    return Finish({"version": version, "published": True, "gate": words}, shown)
+    return Release({"version": version, "published": True, "gate": words}, repository)
 
 
 def _gate(
-    config: Config, folder: Path, league: PreparedLeague, run: FederatedRun, repository: Repository
-) -> GateDecision | None:
-    previous = last_model(repository, folder / "gate")
-    if previous is None:
-        return None
+    config: Config, league: PreparedLeague, run: FederatedRun, previous: Mapping[str, Array]
+) -> GateDecision:
     plan = run.federation.settings.plan
     proposal = run.federation.settings.proposal() | {"server-round": plan.rounds}
     pool = executor(nodes(run.federation.nodes), workers(config))
@@ -87,29 +102,56 @@ def _gate(
         pool.close()
 
 
-def _limitations(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
+def _limitations(config: Config, plan: PrivacyPlan) -> tuple[str, ...]:
+    known = [
         "Trained and measured on one league; figures do not carry over to another.",
         "Shows what sells together, not what is good for anybody.",
-    )
+    ]
+    if plan.private:
+        known.append("No figures of quality: they are exact, of users whom epsilon does not cover.")
+    if config.repository:
+        known.append("Releases of several runs share this repository: their losses of privacy add up.")
+    return tuple(known)
 
 
-def _serve(league: PreparedLeague, run: FederatedRun, repository: Repository, display: Display) -> dict[str, Any]:
-    merchant = max(league.merchants, key=lambda each: each.users)
+def serve(
+    league: PreparedLeague, run: FederatedRun, repository: Repository, display: Display
+) -> dict[str, Any] | None:
+    """The largest merchant that has shoppers installs the newest release and serves it; what one of them is shown.
+
+    None where no merchant has any. Raises `ServingFailed`.
+    """
+    chosen = _merchant_with_shoppers(league, run)
+    if chosen is None:
+        display.say("nobody bought anything before the test weeks: the release is not shown to anybody")
+        return None
+    merchant, found = chosen
     home = home_path(run.federation.nodes, merchant)
-    release = install(home, repository)
-    public = {**run.final.arrays, **run.final.fixed}
-    _write_local_part(run, home, public)
+    installed = install(home, repository)
+    _write_local_part(run, home, {**run.final.arrays, **run.final.fixed})
     names = _names(run.federation.league)
-    events = load_merchant(str(events_file(run.federation.league, merchant)))
-    found = shoppers(events, league.split.valid_end, SHOPPERS)
     with serving(home) as address:
         answers = [recommend(address, shopper, RECOMMENDED) for shopper in found]
-    display.say(f"{merchant.name} serves release {release.version}; {len(answers)} of its users asked over HTTP:")
-    shown = [example(s, merchant.name, a, names) for s, a in zip(found, answers, strict=True)]
+    display.say(
+        f"{merchant.name} serves release {installed.version}; {len(answers)} of its users asked over HTTP:"
+    )
+    shown = [
+        example(f"user {number}", shopper, merchant.name, answer, names)
+        for number, (shopper, answer) in enumerate(zip(found, answers, strict=True), start=1)
+    ]
     for each in shown:
         _print(each, display)
     return shown[0]
+
+
+def _merchant_with_shoppers(
+    league: PreparedLeague, run: FederatedRun
+) -> tuple[Merchant, tuple[Shopper, ...]] | None:
+    for merchant in sorted(league.merchants, key=lambda each: each.users, reverse=True):
+        events = load_merchant(str(events_file(run.federation.league, merchant)))
+        if found := shoppers(events, league.split.valid_end, SHOPPERS):
+            return merchant, found
+    return None
 
 
 def _write_local_part(run: FederatedRun, home: Path, public: dict[str, Array]) -> None:
@@ -124,7 +166,7 @@ def _names(league: Path) -> dict[str, str]:
 
 def _print(shown: Mapping[str, Any], display: Display) -> None:
     newest = ", ".join(item["name"] for item in shown["history"][-3:])
-    display.say(f"  user {shown['user']} (last bought {newest})")
+    display.say(f"  {shown['user']} (last bought {newest})")
     for item in shown["recommended"]:
         because = f"  because of {', '.join(item['because'])}" if item["because"] else ""
         display.say(f"    {item['score']:7.2f}  {item['name']}{because}")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job from end to end: prepare, train privately, compare, publish, verify, serve, report."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from client.errors import ClientError
 from data.errors import DataError
 from models.errors import ModelError
 from privacy.errors import PrivacyError
@@ -21,13 +21,13 @@ from server.errors import ServerError
 from simulation.comparison import Comparison, compare
 from simulation.config import Config
 from simulation.federation import FederatedRun, Federation, federate
-from simulation.finish import Finish, release_and_serve
+from simulation.finish import NOT_ASKED_FOR, UNFINISHED, Release, release, serve
 from simulation.flower_runtime import run_on_flower
 from simulation.league import PreparedLeague, open_league, prepare
 from simulation.metrics_log import MetricsLog
 from simulation.nodes import nodes
-from simulation.outputs import RESULTS, config_hash, run_folder, write_json
-from simulation.plans import SettingsError, federations, workers
+from simulation.outputs import RESULTS, config_hash, finish, run_folder, write_json
+from simulation.plans import SettingsError, check_league, check_settings, federations, workers
 from simulation.pool import Executor, executor
 from simulation.progress import Display, Stage
 from simulation.references import ReferenceFailed, evaluate
@@ -41,6 +41,7 @@ from strategies.errors import StrategyError
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 CURVE_POINTS = 4
+CURVE = "ndcg@10_novel_valid"
 
 
 @dataclass(slots=True)
@@ -62,21 +63,23 @@ def run_job(config: Config, console: Console) -> int:
     try:
         _run(config, display)
     except (SettingsError, DataError, ModelError, PrivacyError) as wrong:
-        display.say(f"[bold red]hansa:[/] {wrong}")
+        display.fail("hansa:", str(wrong))
         return WRONG_INPUT
-    except (ServerError, StrategyError, ReleaseError, ReferenceFailed, ServingFailed) as failed:
-        display.say(f"[bold red]hansa: the run failed:[/] {failed}")
+    except (ClientError, OSError, ReferenceFailed, ReleaseError, ServerError, ServingFailed, StrategyError) as why:
+        display.fail("hansa: the run failed:", str(why))
         return FAILED
     return DONE
 
 
 def _run(config: Config, display: Display) -> None:
+    check_settings(config)
     folder, resumed = run_folder(config, datetime.now(UTC))
     display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
     planned = federations(config, folder)
     timings = Timings()
     with timings.of("prepare"):
         league = _league(config, folder)
+    check_league(config, league)
     display.say(
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
         f"{sum(merchant.events for merchant in league.merchants):,} events"
@@ -88,12 +91,25 @@ def _run(config: Config, display: Display) -> None:
                 runs[name] = _federated(config, name, federation, league, display, log)
     with timings.of("compare"):
         comparison = compare(config, folder, league, runs, display)
-    asked = next(iter(planned))
-    with timings.of("release"):
-        finish = release_and_serve(config, folder, league, runs[asked], comparison, display)
-    results = _results(config, league, runs, comparison, finish, timings)
-    write_report(results, folder / "report.html")
-    write_json(folder / RESULTS, results)
+
+    def report(released: Release, example: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Write all that is known by now: what fails later takes no figures with it."""
+        known = _results(config, league, runs, comparison, released, example, timings)
+        write_report(known, folder / "report.html")
+        write_json(folder / RESULTS, known)
+        return known
+
+    results = report(UNFINISHED if config.serve else NOT_ASKED_FOR)
+    if config.serve:
+        asked = runs[next(iter(planned))]
+        with timings.of("release"):
+            released = release(config, folder, league, asked, comparison, display, resumed=resumed)
+        results = report(released)
+        if released.repository is not None:
+            with timings.of("serve"):
+                example = serve(league, asked, released.repository, display)
+            results = report(released, example)
+    finish(folder)
     print_tables(results, display.console)
     for sentence in results["verdicts"]:
         display.say(f"• {sentence}")
@@ -113,7 +129,7 @@ def _federated(
     pool = executor(nodes(federation.nodes), workers(config))
     try:
         with display.stage(title, rounds) as stage:
-            curve: dict[int, float] = {}
+            curve = log.series(name, CURVE)
             observe = _observer(name, federation, league, pool, curve, stage, log)
             if config.engine.name == "ray":
                 final = run_on_flower(federation, league, workers(config), observe)
@@ -137,12 +153,12 @@ def _observer(
     every = max(1, rounds // CURVE_POINTS)
 
     def observe(state: Checkpoint) -> None:
-        if state.round % every == 0 or state.round == rounds:
-            arrays = {**state.arrays, **state.fixed}
-            found = mean_ndcg(evaluate(pool, league.names, arrays, VALID, None))
-            if math.isfinite(found):
-                curve[state.round] = found
-        values = {"ndcg@10_novel_valid": curve[state.round]} if state.round in curve else {}
+        measured = state.round % every == 0 or state.round == rounds
+        if measured and not log.logged(name, state.round):
+            views = evaluate(pool, league.names, {**state.arrays, **state.fixed}, VALID, None)
+            if any(len(found["novel"].users) for found in views.values()):
+                curve[state.round] = mean_ndcg(views)
+        values = {CURVE: curve[state.round]} if state.round in curve else {}
         if plan.private:
             values["epsilon"] = plan.epsilon_after(state.round)
         if state.round:
@@ -173,7 +189,8 @@ def _results(
     league: PreparedLeague,
     runs: dict[str, FederatedRun],
     comparison: Comparison,
-    finish: Finish,
+    released: Release,
+    example: dict[str, Any] | None,
     timings: Timings,
 ) -> dict[str, Any]:
     asked = next(iter(runs.values()))
@@ -193,8 +210,8 @@ def _results(
             for name, run in runs.items()
             for row in round_rows(name, run.final, run.curve, run.federation.settings.plan, league.names)
         ],
-        "example": finish.example,
-        "release": finish.release,
+        "example": example,
+        "release": released.part,
         "timings": timings.seconds,
     }
     return {**results, "verdicts": list(verdicts(results))}

@@ -7,18 +7,20 @@ outputs/2026-11-22_14-03-11/
   runs/<name>/           homes, checkpoints and ledgers of each federated run
   platform/ merchant/    keys and repository; the merchant that pulls, verifies and serves
   results.json metrics.jsonl tensorboard/ report.html
+  finished               empty; there once nothing is left to do
 """
 
 import hashlib
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from simulation.config import Config
 
-RESULTS = "results.json"
+RESULTS, FINISHED = "results.json", "finished"
 NOT_PART_OF_THE_RUN = ("output", "resume", "device", "serve", "engine", "compare")
 
 
@@ -36,12 +38,28 @@ def run_folder(config: Config, now: datetime) -> tuple[Path, bool]:
     root, digest = Path(config.output), config_hash(config)
     if config.resume:
         for path in sorted(root.glob("*/config.json"), reverse=True):
-            if json.loads(path.read_text("utf-8"))["hash"] == digest and not (path.parent / RESULTS).exists():
+            if json.loads(path.read_text("utf-8"))["hash"] == digest and not (path.parent / FINISHED).exists():
                 return path.parent, True
-    folder = root / now.astimezone(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    folder.mkdir(parents=True)
+    folder = _new_folder(root, now.astimezone(UTC).strftime("%Y-%m-%d_%H-%M-%S"))
     write_json(folder / "config.json", {"hash": digest, "config": asdict(config)})
     return folder, False
+
+
+def finish(folder: Path) -> None:
+    """Mark the run as done: nothing will resume it."""
+    (folder / FINISHED).touch()
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """A folder of this run alone, also when several start in the same second."""
+    for number in count(1):
+        folder = root / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Stage:
@@ -17,7 +18,7 @@ class Stage:
 
     def advance(self, detail: str = "") -> None:
         """One step further; `detail` stands at the end of the line."""
-        self._progress.update(self._task, advance=1, detail=detail)
+        self._progress.update(self._task, advance=1, detail=_plain(detail))
 
 
 class Display:
@@ -27,20 +28,28 @@ class Display:
         self.console = console
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, highlight=False)
+        """A line that stays; what it quotes cannot style or move the terminal."""
+        self.console.print(Text(_plain(text)))
+
+    def fail(self, lead: str, text: str) -> None:
+        """The line that says why a run ended."""
+        self.console.print(Text.assemble((lead, "bold red"), " ", _plain(text)))
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A progress bar for the time of the stage; its last state stays on the screen."""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=10),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
             yield Stage(progress, name, total)
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() or character == "\n")

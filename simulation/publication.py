@@ -12,14 +12,17 @@ from safetensors.numpy import load, save
 
 from client.runtime import open_runtime, read_runtime
 from models.parameters import load_public
+from privacy.accountant import epsilon
+from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
+from privacy.statements import statement
 from releases.card import Metric, ModelCard
 from releases.installed import activate
 from releases.keys import Signers, SigningKey, load_signers
 from releases.publish import Repository
 from releases.pull import pull, trust
 from releases.stages import VerifiedRelease
-from server.checkpoints import Checkpoint
+from server.checkpoints import Checkpoint, model_hash
 from simulation.federation import Federation
 from simulation.league import PreparedLeague, vocabulary_file
 from simulation.nodes import RUNTIME
@@ -31,19 +34,25 @@ CARD_METRICS = ("recall@10", "ndcg@10", "hit_rate@10", "recall@20", "ndcg@20", "
 def open_repository(folder: Path) -> Repository:
     """The platform's release repository below `folder`, made with fresh keys where there is none.
 
-    In a deployment the root keys never meet on one machine; a simulation has one machine.
+    Keys that a killed run left without a repository are used. In a deployment the root keys never meet on one
+    machine; a simulation has one machine.
     """
     keys, repository = folder / "keys", folder / "repository"
     if repository.is_dir():
         return Repository(repository, load_signers(keys))
-    root = [SigningKey.generate() for _ in range(ROOT_KEYS)]
-    online = {role: SigningKey.generate() for role in ("targets", "snapshot", "timestamp")}
-    for number, key in enumerate(root, start=1):
-        key.save(keys / "offline" / f"root-{number}.pem")
-    for role, key in online.items():
-        key.save(keys / f"{role}.pem")
+    root = [_key(keys / "offline" / f"root-{number}.pem") for number in range(1, ROOT_KEYS + 1)]
+    online = {role: _key(keys / f"{role}.pem") for role in ("targets", "snapshot", "timestamp")}
     signers = Signers([online["targets"]], [online["snapshot"]], [online["timestamp"]])
     return Repository.create(repository, signers, root, root_threshold=ROOT_THRESHOLD)
+
+
+def _key(path: Path) -> SigningKey:
+    """The key at `path`, or a fresh one; an empty file is one that a kill left before its bytes came."""
+    if path.exists() and not path.stat().st_size:
+        path.unlink()
+    if not path.exists():
+        SigningKey.generate().save(path)
+    return SigningKey.load(path)
 
 
 def last_model(repository: Repository, scratch: Path) -> dict[str, Any] | None:
@@ -52,6 +61,18 @@ def last_model(repository: Repository, scratch: Path) -> dict[str, Any] | None:
         return None
     trust(scratch, repository.root_bytes())
     return load(pull(scratch, str(repository.folder)).read("model.safetensors"))
+
+
+def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two models are equal to the bit."""
+    return model_hash(one) == model_hash(other)
+
+
+def spent_epsilon(federation: Federation, plan: PrivacyPlan) -> float:
+    """The largest epsilon, at the plan's delta, that any merchant's ledger of this run holds."""
+    paths = sorted(federation.nodes.homes.glob("*/ledger.jsonl"))
+    spent = {tuple(sorted(Ledger(path).events(), key=repr)) for path in paths}
+    return max(epsilon(events, plan.delta, plan.accountant) for events in spent)
 
 
 def publish(repository: Repository, federation: Federation, final: Checkpoint, card: ModelCard) -> int:
@@ -75,13 +96,22 @@ def model_card(
     row: Mapping[str, Any],
     limitations: tuple[str, ...],
 ) -> ModelCard:
-    """The card of the final model; `row` is its row of the results' methods."""
+    """The card of the final model; `row` is its row of the results' methods.
+
+    A private release carries no figures: they are computed exactly, from users whom epsilon does not cover there.
+    """
     metrics = tuple(
         Metric(view=view, name=name, **found[name])
         for view, found in row["views"].items()
         for name in CARD_METRICS
-        if name in found and math.isfinite(found[name]["mean"])
+        if not plan.private and name in found and math.isfinite(found[name]["mean"])
     )
+    spent = spent_epsilon(federation, plan) if plan.private else None
+    promised = plan.statement
+    if spent is not None:
+        promised = statement(
+            plan.mode, plan.unit, spent, plan.delta, plan.rounds, plan.steps, plan.merchants_per_user
+        )
     return ModelCard(
         created=datetime.now(UTC),
         league=league.name,
@@ -89,10 +119,10 @@ def model_card(
         task=federation.task,
         mode=str(plan.mode),  # type: ignore[arg-type]
         unit=str(plan.unit),
-        epsilon=plan.epsilon if plan.private else None,
+        epsilon=spent,
         delta=plan.delta if plan.private else None,
         accountant=plan.accountant,
-        privacy_statement=plan.statement,
+        privacy_statement=promised,
         rounds=federation.settings.rounds.rounds,
         merchants=len(league.merchants),
         items=league.items,

@@ -9,6 +9,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,19 +42,31 @@ def serving(home: Path) -> Iterator[str]:
     """Start the merchant's serving process on a free port; yields its address, stops it by SIGTERM."""
     command = [sys.executable, "-m", "serving", "--home", str(home), "--port", "0"]
     root = Path(__file__).resolve().parent.parent
-    log = (home / "serving.log").open("wb")
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603
+    with (home / "serving.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603
+    deadline = threading.Timer(READY_S, process.kill)
+    deadline.start()
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
+        deadline.cancel()
         if "http://" not in line:
             raise ServingFailed(f"the serving process did not start; see {home / 'serving.log'}")
         yield line.split(" on ")[1].split(" ")[0]
     finally:
-        process.send_signal(signal.SIGTERM)
+        deadline.cancel()
+        _stop(process)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
         process.wait(READY_S)
-        process.stdout.close() if process.stdout else None
-        log.close()
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -65,6 +79,8 @@ def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict[
             return found
     except urllib.error.HTTPError as refused:
         raise ServingFailed(f"{path}: {refused.read().decode(errors='replace')}") from None
+    except (OSError, ValueError) as broken:
+        raise ServingFailed(f"{path}: {broken}") from None
 
 
 def recommend(address: str, shopper: Shopper, k: int) -> dict[str, Any]:
@@ -97,9 +113,9 @@ def shoppers(events: pl.DataFrame, until: datetime, count: int) -> tuple[Shopper
 
 
 def example(
-    shopper: Shopper, merchant: str, answer: Mapping[str, Any], names: Mapping[str, str]
+    label: str, shopper: Shopper, merchant: str, answer: Mapping[str, Any], names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The part of the report that shows one shopper."""
+    """The part of the report that shows one shopper, who is named by `label` and never by the own id."""
     newest = shopper.events.unique("item_id", keep="last", maintain_order=True).tail(EVENTS_SHOWN)
     history = [
         {
@@ -118,4 +134,4 @@ def example(
         }
         for item in answer["items"]
     ]
-    return {"user": shopper.user_id, "merchant": merchant, "history": history, "recommended": recommended}
+    return {"user": label, "merchant": merchant, "history": history, "recommended": recommended}
