@@ -30,6 +30,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
+from privacy.discrete_gaussian import DiscreteGaussianStream
 from privacy.errors import NoiseError
 from privacy.stages import ClippedUpdate, NoisedUpdate, NoiseReceipt
 
@@ -170,13 +171,20 @@ class NoiseSource:
 
     def stream(self, label: str) -> NoiseStream:
         """The stream of this label, from its start. Raises NoiseError when the label was used before."""
+        key = self._take(label)
+        return _SecureStream(key, label) if self.kind == "secure" else _FastStream(key, label)
+
+    def integers(self, label: str) -> DiscreteGaussianStream:
+        """The integer stream of this label; of both kinds from AES. Raises NoiseError as `stream` does."""
+        return DiscreteGaussianStream(self._take(label), label)
+
+    def _take(self, label: str) -> bytes:
         if label in self._used:
             raise NoiseError(
                 f"noise {label!r} was drawn before; a second release with it would reveal the difference"
             )
         self._used.add(label)
-        key = _derive(_TAG_LABEL, self._key, label.encode())
-        return _SecureStream(key, label) if self.kind == "secure" else _FastStream(key, label)
+        return _derive(_TAG_LABEL, self._key, label.encode())
 
 
 def _derive(tag: bytes, *parts: bytes) -> bytes:
