@@ -30,11 +30,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from privacy.errors import NoiseError
 
-__all__ = ["LOG2_DISTANCE", "DiscreteGaussianStream", "Recipe", "recipe"]
+__all__ = ["DITHER_BITS", "LOG2_DISTANCE", "DiscreteGaussianStream", "Recipe", "recipe"]
 
 LOG2_DISTANCE: Final = -112  # of one draw, in total variation, for every deviation that is accepted
 SMALLEST: Final = 1.0
 LARGEST: Final = 2.0**30
+DITHER_BITS: Final = 24
 SMOOTH: Final = 2.2  # least t of a convolution
 _TABLE_LIMIT: Final = 128  # deviations up to here come straight from a table
 _TAIL: Final = Fraction(27, 2)  # a table ends at so many deviations: exp(-13.5² / 2) < 2^-131
@@ -42,7 +43,6 @@ _BITS: Final = 128
 _CELLS: Final = 1 << 16
 _OPEN: Final = -(1 << 15)  # a cell whose draw needs more bits
 _CHUNK: Final = 1 << 13  # draws at a time: buffers and table stay in a core's cache
-_DITHER_BITS: Final = 24
 _TAG: Final = b"hansa.privacy.discrete_gaussian/1/"
 _DECIMALS: Final = Context(prec=60)
 
@@ -164,10 +164,10 @@ class DiscreteGaussianStream:
         self.add_to(drawn, deviation)
         return drawn
 
-    def dither(self, count: int) -> npt.NDArray[np.float64]:
-        """[count] uniform in [0, 1) on a grid of 2^-24, apart from the noise."""
-        words: npt.NDArray[np.uint32] = self._dither.take(count, "<u4") >> np.uint32(32 - _DITHER_BITS)
-        return words * np.float64(2.0**-_DITHER_BITS)
+    def dither(self, count: int) -> npt.NDArray[np.uint32]:
+        """[count] whole numbers, uniform in [0, 2^DITHER_BITS), apart from the noise."""
+        words: npt.NDArray[np.uint32] = self._dither.take(count, "<u4")
+        return words >> np.uint32(32 - DITHER_BITS)
 
     def _base(self, table: _Table, count: int) -> npt.NDArray[np.int16]:
         prefix = self._prefixes.take(count, "<u2")
