@@ -15,6 +15,8 @@ Guarantees:
 Assumes that the clipped sum is the exact sum; the rounding of its float32 arithmetic is not charged.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,9 +31,10 @@ from privacy.plan import PrivacyPlan
 from privacy.secagg.roster import Roster
 from privacy.stages import Aggregate, ClippedUpdate, IntegerUpdate
 
-__all__ = ["check_roster", "integer_sums", "integer_update", "mean", "released_sum", "rounded"]
+__all__ = ["check_roster", "integer_sums", "integer_update", "mean", "plan_digest", "released_sum", "rounded"]
 
 _CHUNK: Final = 1 << 14
+_TAG: Final = b"hansa.privacy.integer_update/1/plan\x00"
 
 Words = npt.NDArray[np.uint32]
 
@@ -133,6 +136,12 @@ def check_roster(plan: PrivacyPlan, roster: Roster) -> None:
     ):
         if not good:
             raise CalibrationError(f"the plan counts on a roster with {what}; make another plan or another roster")
+
+
+def plan_digest(plan: PrivacyPlan, family: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """32 bytes for `RoundTerms`: masks cancel only among merchants who hold the same plan, release and shapes."""
+    meant = [plan.to_dict(), family, sorted((name, list(shape)) for name, shape in shapes.items())]
+    return hashlib.sha256(_TAG + json.dumps(meant, sort_keys=True).encode()).digest()
 
 
 def _check_norm(found: float, expected: float) -> None:
