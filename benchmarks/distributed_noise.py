@@ -12,6 +12,7 @@ summed noise's variance over its expectation for each number of survivors; and d
 import argparse
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ class League:
         return np.einsum("mud,mu->md", gradients, factors)
 
 
+@cache
 def plans(epsilon: float, rounds: int, dropouts: int = 0, colluders: int = 0) -> tuple[PrivacyPlan, PrivacyPlan]:
     """The central plan and the distributed one, of the same epsilon."""
     central = calibrate(PrivacyRequest("local", epsilon, 1e-5, rounds, 1, 0.2, NORM, accountant="rdp"))

@@ -380,6 +380,10 @@ def _check_budget(request: PrivacyRequest) -> None:
 
 def _check_sharing(plan: PrivacyPlan) -> None:
     """That each release's share exists, on this grid and in this ring, and is drawn exactly enough."""
+    if plan.mode is Mode.DISTRIBUTED and not (plan.cohort and plan.coordinates):
+        raise CalibrationError(
+            "mode distributed shares its noise: give cohort, dropouts, colluders, coordinates and scale_log2"
+        )
     if plan.sharing is None:
         return
     if plan.rounds and plan.steps_per_round != 1:
