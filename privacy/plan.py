@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from scipy import optimize
-
 from privacy.accountant import (
     Accountant,
     DpEvent,
@@ -30,6 +28,7 @@ from privacy.accountant import (
     SampledGaussianEvent,
     epsilon,
     gaussian_mu,
+    smallest_noise,
 )
 from privacy.errors import CalibrationError
 from privacy.noise_shares import NoiseShare, Sharing, Tolerance
@@ -308,7 +307,7 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
         draft = plan(noise)
         return _cost(draft.events, draft._charged_delta, request.accountant)
 
-    noise = _smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
+    noise = smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
     return replace(plan(noise), epsilon=total(noise))
 
 
@@ -322,27 +321,6 @@ def _cost(events: tuple[DpEvent, ...], delta: float, accountant: Accountant) -> 
 def _releases_per_unit(mode: Mode, merchants: int) -> float:
     """Noise factor of a one-shot release for a user of k merchants: k Gaussians, or one k times as big."""
     return float(merchants) if mode is Mode.DISTRIBUTED else math.sqrt(merchants)
-
-
-def _smallest_noise(total: Any, target: float) -> float:
-    """Smallest noise multiplier, to 0.01 %, at which total(noise) <= target; total falls in noise."""
-    low, high = 0.1, 1.0
-    while total(high) > target:
-        low, high = high, 2 * high
-        if high > 1e6:
-            raise CalibrationError(
-                f"no noise multiplier below 1e6 meets epsilon {target:g}; raise epsilon or delta"
-            )
-    while low > 1e-3 and total(low) <= target:
-        low, high = low / 2, low
-    if total(low) <= target:
-        return low
-    root = math.exp(
-        optimize.brentq(lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5)
-    )
-    while total(root) > target:
-        root *= 1 + 5e-5
-    return float(root)
 
 
 def _mode(value: Mode | str) -> Mode:
