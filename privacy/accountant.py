@@ -19,7 +19,7 @@ Guarantees:
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from privacy.errors import AccountingError
+from privacy.errors import AccountingError, CalibrationError
 
 __all__ = [
     "Accountant",
@@ -42,6 +42,7 @@ __all__ = [
     "fits",
     "gaussian_epsilon",
     "gaussian_mu",
+    "smallest_noise",
 ]
 
 Accountant = Literal["prv", "rdp"]
@@ -196,6 +197,30 @@ def fits(events: Iterable[DpEvent], max_epsilon: float, delta: float, accountant
         for which, error in (("rdp", 0.0), ("prv", 0.02), ("prv", 0.002))
         if which == "rdp" or accountant == "prv"
     )
+
+
+def smallest_noise(total: Callable[[float], float], target: float) -> float:
+    """Smallest noise multiplier, to 0.01 %, at which total(noise) <= target; total falls in noise.
+
+    Raises CalibrationError when 1e6 is not enough.
+    """
+    low, high = 0.1, 1.0
+    while total(high) > target:
+        low, high = high, 2 * high
+        if high > 1e6:
+            raise CalibrationError(
+                f"no noise multiplier below 1e6 meets epsilon {target:g}; raise epsilon or delta"
+            )
+    while low > 1e-3 and total(low) <= target:
+        low, high = low / 2, low
+    if total(low) <= target:
+        return low
+    root = math.exp(
+        optimize.brentq(lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5)
+    )
+    while total(root) > target:
+        root *= 1 + 5e-5
+    return float(root)
 
 
 def _check_delta(delta: float) -> None:

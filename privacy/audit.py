@@ -24,10 +24,12 @@ from torch import nn
 
 from privacy.clipping import PerUserGradients
 from privacy.errors import AccountingError
+from privacy.integer_update import integer_update, released_sum
 from privacy.noise import NoiseSource, add_noise
 from privacy.plan import PrivacyPlan
+from privacy.stages import ClippedUpdate
 
-__all__ = ["AuditResult", "Release", "audit", "epsilon_lower_bound", "training_release"]
+__all__ = ["AuditResult", "Release", "audit", "distributed_release", "epsilon_lower_bound", "training_release"]
 
 Floats = npt.NDArray[np.float64]
 # (step, canaries that are drawn) -> the release, one coordinate per canary, in units of the clipping norm
@@ -71,18 +73,46 @@ def audit(plan: PrivacyPlan, release: Release, canaries: int, rng: np.random.Gen
 
 def training_release(plan: PrivacyPlan, canaries: int, source: NoiseSource) -> Release:
     """One training step as users go through it: recorded loss, clipping, noise; a table row for each canary."""
-    table = nn.Embedding(canaries, 1)
-    engine = PerUserGradients(table)
+    clipped_sum = _canary_sums(plan, canaries)
 
     def release(step: int, drawn: npt.NDArray[np.int64]) -> Floats:
-        users = torch.from_numpy(drawn)
-        with engine.record(len(users)):
-            losses = table(users)[:, 0] * _LOUD
-        clipped = engine.clipped_sum(losses, plan.clipping_norm)
-        noised = add_noise(clipped, plan.noise_multiplier, source.stream(f"audit/{step}"))
+        stream = source.stream(f"audit/{step}")
+        noised = add_noise(clipped_sum(drawn), plan.noise_multiplier, stream)
         return np.asarray(noised.values["weight"][:, 0].numpy() / plan.clipping_norm, np.float64)
 
     return release
+
+
+def distributed_release(plan: PrivacyPlan, canaries: int, source: NoiseSource) -> Release:
+    """The same in mode `distributed`, as platform and colluders see it in the worst tolerated case.
+
+    The colluders' integers are known to them and taken off, the drop-outs' never came: what is left is the sum
+    over the honest survivors. The canaries are spread over these merchants' users.
+    """
+    clipped_sum, share = _canary_sums(plan, canaries), plan.share("training")
+    honest = share.tolerance.honest_survivors
+
+    def release(step: int, drawn: npt.NDArray[np.int64]) -> Floats:
+        words = np.zeros(canaries, np.uint32)
+        for merchant in range(honest):
+            clipped = clipped_sum(drawn[drawn % honest == merchant])
+            words += integer_update(clipped, plan, source.integers(f"audit/{step}/{merchant}")).words
+        return released_sum(words, share, share.tolerance.least_survivors) / plan.clipping_norm
+
+    return release
+
+
+def _canary_sums(plan: PrivacyPlan, canaries: int) -> Callable[[npt.NDArray[np.int64]], ClippedUpdate]:
+    table = nn.Embedding(canaries, 1)
+    engine = PerUserGradients(table)
+
+    def clipped_sum(drawn: npt.NDArray[np.int64]) -> ClippedUpdate:
+        users = torch.from_numpy(drawn)
+        with engine.record(len(users)):
+            losses = table(users)[:, 0] * _LOUD
+        return engine.clipped_sum(losses, plan.clipping_norm)
+
+    return clipped_sum
 
 
 def epsilon_lower_bound(

@@ -4,13 +4,14 @@
 A `PrivacyRequest` says what is wanted; `calibrate` finds the smallest training noise whose total, together
 with the one-shot popularity and gate releases, stays within epsilon. A `PrivacyPlan` recomputes its own
 epsilon whenever it is made, also from what another party sent: a plan that claims less than it costs cannot
-exist.
+exist. In mode `distributed` it also fixes each merchant's share of the noise (`privacy.noise_shares`).
 
 Guarantees:
 - the plan's epsilon covers popularity, every training step and the gate together
 - a plan that claims less than its events cost cannot be built
 - epsilon_after never falls from round to round and ends at the plan's epsilon
 - a unit that nothing enforces is refused by name
+- a distributed plan whose shares, grid or ring don't fit its noise cannot be built
 """
 
 import math
@@ -18,8 +19,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final, Self
-
-from scipy import optimize
 
 from privacy.accountant import (
     Accountant,
@@ -29,9 +28,11 @@ from privacy.accountant import (
     SampledGaussianEvent,
     epsilon,
     gaussian_mu,
+    smallest_noise,
 )
 from privacy.errors import CalibrationError
-from privacy.statements import not_protected, statement
+from privacy.noise_shares import NoiseShare, Sharing, Tolerance
+from privacy.statements import adversary, not_protected, statement
 
 __all__ = ["Mode", "PrivacyPlan", "PrivacyRequest", "Unit", "calibrate"]
 
@@ -53,9 +54,11 @@ class Unit(StrEnum):
     USER_K = "user_k"  # one user, who shops at no more than merchants_per_user merchants
 
 
-_BUILT: Final = (Mode.NONE, Mode.LOCAL)
+_BUILT: Final = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 _ENFORCED: Final = (Unit.USER_MERCHANT, Unit.USER_K)
 _FAMILIES: Final = ("popularity", "training", "gate")
+_SHARING: Final = ("cohort", "dropouts", "colluders", "coordinates", "scale_log2")
+_SAMPLER_SHARE: Final = 1e-6  # of delta, kept for the distance of drawn noise from the exact distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ class PrivacyRequest:
 
     epsilon and delta are totals over all rounds. clipping_norm bounds one user's gradient in one step,
     popularity_clipping_norm one user's item histogram, gate_clipping_norm one user's evaluation vector (L2
-    norms). merchants_per_user counts for the unit `user_k` only.
+    norms). merchants_per_user counts for the unit `user_k` only; cohort, dropouts, colluders (merchants),
+    coordinates (length of the longest released vector) and scale_log2 (the grid is 2^-scale_log2) for mode
+    `distributed` only.
     """
 
     mode: Mode | str
@@ -81,14 +86,21 @@ class PrivacyRequest:
     gate_share: float = 0.0
     gate_clipping_norm: float = 1.0
     accountant: Accountant = "prv"
+    cohort: int = 0
+    dropouts: int = 0
+    colluders: int = 0
+    coordinates: int = 0
+    scale_log2: int = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPlan:
     """What is done. A noise multiplier of 0 for popularity or gate means that this release is not made.
 
-    All noise has deviation `noise multiplier * its clipping norm`, added by every merchant in mode `local`.
-    Raises CalibrationError where the fields disagree.
+    All noise has deviation `noise multiplier * its clipping norm`, added by every merchant in mode `local`. In
+    mode `distributed` the multiplier is what the tolerated adversary faces, in units of one user's rounded
+    contribution, and `share` says what each merchant adds; in other modes the last five fields are 0. Raises
+    CalibrationError where fields disagree. A plan with epsilon inf claims nothing: shares are not checked.
     """
 
     mode: Mode
@@ -106,16 +118,24 @@ class PrivacyPlan:
     gate_clipping_norm: float = 1.0
     merchants_per_user: int = 1
     accountant: Accountant = "prv"
+    cohort: int = 0
+    dropouts: int = 0
+    colluders: int = 0
+    coordinates: int = 0
+    scale_log2: int = 0
 
     def __post_init__(self) -> None:
         _check_ranges(self)
         object.__setattr__(self, "mode", _mode(self.mode))
         object.__setattr__(self, "unit", _unit(self.unit, self.merchants_per_user))
+        if self.mode is not Mode.DISTRIBUTED and any(getattr(self, name) for name in _SHARING):
+            raise CalibrationError(f"mode {str(self.mode)!r} shares no noise: leave {', '.join(_SHARING)} at 0")
         if self.mode is Mode.NONE:
             if self.epsilon != math.inf:
                 raise CalibrationError(f"mode none protects nothing: epsilon must be inf, found {self.epsilon}")
             return
-        cost = _cost(self.events, self.delta, self.accountant)
+        _check_sharing(self)
+        cost = _cost(self.events, self._charged_delta, self.accountant)
         if not cost <= self.epsilon * (1 + 1e-9):
             raise CalibrationError(
                 f"the plan claims epsilon {self.epsilon:.6g}, its events cost {cost:.6g} at delta {self.delta:g}; "
@@ -174,19 +194,51 @@ class PrivacyPlan:
         """Epsilon spent once `round` rounds are done; inf in mode `none` from round 1 on."""
         if not self.private:
             return math.inf if round > 0 else 0.0
-        return min(self.epsilon, _cost(self.events_after(round), self.delta, self.accountant))
+        return min(self.epsilon, _cost(self.events_after(round), self._charged_delta, self.accountant))
+
+    @property
+    def _charged_delta(self) -> float:
+        return self.delta * (1 - _SAMPLER_SHARE) if self.mode is Mode.DISTRIBUTED else self.delta
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """Tolerance, length and grid of mode `distributed`; None in the others."""
+        if self.mode is not Mode.DISTRIBUTED:
+            return None
+        tolerance = Tolerance(self.cohort, self.dropouts, self.colluders)
+        return Sharing(tolerance, self.coordinates, self.scale_log2)
+
+    def share(self, family: str) -> NoiseShare:
+        """What every merchant adds to this release, its grid and the room in the ring.
+
+        Raises CalibrationError unless the mode is `distributed` and the release is made.
+        """
+        if self.sharing is None or not self.release_events(family):
+            raise CalibrationError(f"mode {str(self.mode)!r}: the release {family!r} shares no noise in this plan")
+        prefix = "" if family == "training" else f"{family}_"
+        return self.sharing.share(
+            getattr(self, f"{prefix}noise_multiplier"), getattr(self, f"{prefix}clipping_norm")
+        )
+
+    @property
+    def _tolerance(self) -> Tolerance | None:
+        return self.sharing.tolerance if self.sharing else None
+
+    @property
+    def adversary(self) -> str:
+        """Against whom, in words."""
+        return adversary(self.mode, self._tolerance)
 
     @property
     def statement(self) -> str:
         """The guarantee in words, with its unit, adversary, epsilon and delta."""
-        return statement(
-            self.mode, self.unit, self.epsilon, self.delta, self.rounds, self.steps, self.merchants_per_user
-        )
+        words = (self.mode, self.unit, self.epsilon, self.delta, self.rounds, self.steps, self.merchants_per_user)
+        return statement(*words, self._tolerance)
 
     @property
     def not_protected(self) -> tuple[str, ...]:
         """What the guarantee does not cover, one sentence each."""
-        return not_protected(self.mode, self.unit, self.merchants_per_user)
+        return not_protected(self.mode, self.unit, self.merchants_per_user, self._tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for config, card and wire; infinity is written as the string "inf"."""
@@ -241,6 +293,7 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     if mode is Mode.NONE:
         return base
     _check_budget(request)
+    sharing = {name: getattr(request, name) for name in _SHARING} if mode is Mode.DISTRIBUTED else {}
     scale = _releases_per_unit(mode, request.merchants_per_user) / gaussian_mu(request.epsilon, request.delta)
     one_shot: dict[str, Any] = {
         f"{name}_noise_multiplier": scale / math.sqrt(share) if share > 0 else 0.0
@@ -248,12 +301,13 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     }
 
     def plan(noise: float) -> PrivacyPlan:
-        return replace(base, mode=mode, epsilon=math.inf, noise_multiplier=noise, **one_shot)
+        return replace(base, mode=mode, epsilon=math.inf, noise_multiplier=noise, **one_shot, **sharing)
 
     def total(noise: float) -> float:
-        return _cost(plan(noise).events, request.delta, request.accountant)
+        draft = plan(noise)
+        return _cost(draft.events, draft._charged_delta, request.accountant)
 
-    noise = _smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
+    noise = smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
     return replace(plan(noise), epsilon=total(noise))
 
 
@@ -267,27 +321,6 @@ def _cost(events: tuple[DpEvent, ...], delta: float, accountant: Accountant) -> 
 def _releases_per_unit(mode: Mode, merchants: int) -> float:
     """Noise factor of a one-shot release for a user of k merchants: k Gaussians, or one k times as big."""
     return float(merchants) if mode is Mode.DISTRIBUTED else math.sqrt(merchants)
-
-
-def _smallest_noise(total: Any, target: float) -> float:
-    """Smallest noise multiplier, to 0.01 %, at which total(noise) <= target; total falls in noise."""
-    low, high = 0.1, 1.0
-    while total(high) > target:
-        low, high = high, 2 * high
-        if high > 1e6:
-            raise CalibrationError(
-                f"no noise multiplier below 1e6 meets epsilon {target:g}; raise epsilon or delta"
-            )
-    while low > 1e-3 and total(low) <= target:
-        low, high = low / 2, low
-    if total(low) <= target:
-        return low
-    root = math.exp(
-        optimize.brentq(lambda x: math.log(total(math.exp(x)) / target), math.log(low), math.log(high), xtol=5e-5)
-    )
-    while total(root) > target:
-        root *= 1 + 5e-5
-    return float(root)
 
 
 def _mode(value: Mode | str) -> Mode:
@@ -321,6 +354,26 @@ def _check_budget(request: PrivacyRequest) -> None:
         raise CalibrationError(
             f"popularity_share and gate_share must be >= 0 and leave something for training, found {shares}"
         )
+
+
+def _check_sharing(plan: PrivacyPlan) -> None:
+    """That each release's share exists, on this grid and in this ring, and is drawn exactly enough."""
+    if plan.mode is Mode.DISTRIBUTED and not (plan.cohort and plan.coordinates):
+        raise CalibrationError(
+            "mode distributed shares its noise: give cohort, dropouts, colluders, coordinates and scale_log2"
+        )
+    if plan.sharing is None:
+        return
+    if plan.rounds and plan.steps_per_round != 1:
+        raise CalibrationError(
+            f"mode distributed sums once per round: steps_per_round must be 1, found {plan.steps_per_round}"
+        )
+    if plan.epsilon == math.inf:
+        return
+    for family in _FAMILIES:
+        if plan.release_events(family) and (family != "training" or plan.rounds):
+            plan.share(family)
+    plan.sharing.check_draws(plan.steps + 2, plan.epsilon, _SAMPLER_SHARE * plan.delta)
 
 
 def _check_ranges(plan: PrivacyPlan) -> None:

@@ -2,9 +2,10 @@
 """Types that carry how far an update is protected; a function takes exactly one stage.
 
     LocalUpdate ──clip──▶ ClippedUpdate ──noise──▶ NoisedUpdate ──mask──▶ MaskedUpdate ──sum──▶ Aggregate
+                                       └──share of noise──▶ IntegerUpdate ──mask──┘
 
-LocalUpdate and ClippedUpdate must not leave the merchant. `NoisedUpdate` may in mode `local`; in mode
-`distributed` only a `MaskedUpdate` may. Contents are never printed.
+LocalUpdate, ClippedUpdate and IntegerUpdate must not leave the merchant. `NoisedUpdate` may in mode `local`; in
+mode `distributed` only a `MaskedUpdate` may. Contents are never printed.
 
 Guarantees:
 - sending an unprotected update does not type-check
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.errors import NoiseError
+from privacy.noise_shares import NoiseShare
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregate",
     "ClippedUpdate",
+    "IntegerUpdate",
     "LocalUpdate",
     "MaskedUpdate",
     "NoiseReceipt",
@@ -115,6 +118,15 @@ class NoisedUpdate:
                 "expected the receipts of the noised steps that the values were computed from, found none"
             )
         return cls(values, held)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerUpdate:
+    """A clipped sum on the grid with one merchant's share of the noise: too little to leave without a mask."""
+
+    words: npt.NDArray[np.uint32] = field(repr=False)  # [d], modulo 2^32
+    share: NoiseShare
+    label: str  # of the noise
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ The unit is always named in full: "user-level" alone means three different thing
 import math
 from typing import Final
 
-__all__ = ["not_protected", "statement"]
+from privacy.noise_shares import Tolerance
+
+__all__ = ["adversary", "not_protected", "statement"]
 
 _UNITS: Final = {
     "user_merchant": "one user inside one merchant (all events of that user there)",
@@ -16,9 +18,21 @@ _UNITS: Final = {
 }
 _ADVERSARIES: Final = {
     "local": "everybody outside the merchant: platform, all other merchants together, whoever gets a release",
-    "distributed": "the platform and the tolerated number of colluding merchants, with secure aggregation on",
+    "distributed": "the platform together with at most {colluders} of the {cohort} merchants, and whoever gets a "
+    "release, as far as secure aggregation holds",
     "merchant": "whoever gets a release",
 }
+_SHARES: Final = (
+    "Each merchant adds a share of the noise; a round in which fewer than {least} of the {cohort} merchants' sums "
+    "arrive fails and releases nothing."
+)
+_DISTRIBUTED: Final = (
+    "Against the platform together with more than {colluders} merchants: each further one takes its share of the "
+    "noise away.",
+    "Merchants that add less noise than planned, or none: they count among the {colluders} that are tolerated.",
+    "A break of secure aggregation: a single merchant's sum carries its share of the noise only.",
+    "Users whose merchant lets others know who was drawn in a step: the epsilon counts on that being secret.",
+)
 _NEVER: Final = (
     "What a merchant's own insiders, or whoever breaks into a merchant's machine, do with that merchant's data.",
     "Side channels on the merchant's machine (timing, power, memory) and the size and time of its traffic.",
@@ -36,29 +50,55 @@ _BY_UNIT: Final = {
 }
 
 
+def adversary(mode: str, tolerance: Tolerance | None = None) -> str:
+    """Against whom. `tolerance` belongs to mode `distributed`."""
+    return "nobody" if mode == "none" else _ADVERSARIES[mode].format(**_numbers(tolerance))
+
+
 def statement(
-    mode: str, unit: str, epsilon: float, delta: float, rounds: int, steps: int, merchants_per_user: int
+    mode: str,
+    unit: str,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    steps: int,
+    merchants_per_user: int,
+    tolerance: Tolerance | None = None,
 ) -> str:
-    """Two or three sentences for card, report and ledger."""
+    """Three or four sentences for card, report and ledger."""
     if mode == "none":
         return (
             "No differential privacy: updates are computed without clipping and noise, "
             "and may reveal single events of single users to whoever sees them."
         )
     shown = "inf" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000) / 1000:g}"
+    shares = f" {_SHARES.format(**_numbers(tolerance))}" if tolerance else ""
     return (
         f"({shown}, {delta:g})-differential privacy for {_UNITS[unit].format(k=merchants_per_user)}, "
-        f"against {_ADVERSARIES[mode]}. "
+        f"against {adversary(mode, tolerance)}.{shares} "
         f"The epsilon is the total over {rounds} rounds with {steps} training steps and every other release that "
         "depends on users (popularity, quality gate). Neighbouring data differ by adding or removing the unit."
     )
 
 
-def not_protected(mode: str, unit: str, merchants_per_user: int = 1) -> tuple[str, ...]:
+def not_protected(
+    mode: str, unit: str, merchants_per_user: int = 1, tolerance: Tolerance | None = None
+) -> tuple[str, ...]:
     """What the guarantee does not cover, one sentence each."""
     if mode == "none":
         return (
             "Nothing is protected by noise in this mode: use it for public data and comparisons.",
             *_NEVER,
         )
-    return (_BY_UNIT[unit].format(k=merchants_per_user), *_NEVER)
+    shares = tuple(line.format(**_numbers(tolerance)) for line in _DISTRIBUTED) if tolerance else ()
+    return (_BY_UNIT[unit].format(k=merchants_per_user), *shares, *_NEVER)
+
+
+def _numbers(tolerance: Tolerance | None) -> dict[str, int]:
+    if tolerance is None:
+        return {}
+    return {
+        "cohort": tolerance.cohort,
+        "colluders": tolerance.colluders,
+        "least": tolerance.least_survivors,
+    }

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from privacy.accountant import SampledGaussianEvent, epsilon
 from privacy.errors import CalibrationError
-from privacy.noise_shares import Tolerance, check_survivors, effective_noise_multiplier, noise_share
+from privacy.noise_shares import (
+    Sharing,
+    Tolerance,
+    check_survivors,
+    effective_noise_multiplier,
+    noise_share,
+)
 
 
 @given(
@@ -57,6 +63,27 @@ def test_collusion_that_was_not_calibrated_for_costs_what_the_study_says():
         for honest in (10, 9, 5)
     ]
     assert costs == pytest.approx([4.219, 4.68, 9.58], rel=0.01)
+
+
+@given(cohort=st.integers(1, 300), noise=st.floats(0.3, 30), scale=st.integers(12, 20))
+def test_no_sum_of_a_whole_cohort_leaves_the_ring_but_with_chance_below_1e_30_a_coordinate(cohort, noise, scale):
+    share = noise_share(noise, 1.0, 10_000, scale, Tolerance(cohort, 0, 0))
+    deviation = math.sqrt(cohort) * share.deviation_grid
+    assert cohort * share.limit_grid + 12 * deviation < 2**31
+    assert 2 * math.exp(-(12**2) / 2) < 1.1e-31
+
+
+def test_more_merchants_than_the_ring_has_room_for_are_refused():
+    share = noise_share(1.0, 1.0, 1000, 20, Tolerance(30, 3, 5))
+    check_survivors(share, 30)
+    with pytest.raises(CalibrationError, match="found 31"):
+        check_survivors(share, 31)
+
+
+def test_a_share_needs_room_in_the_ring():
+    with pytest.raises(CalibrationError, match="leaves no room"):
+        Sharing(Tolerance(300, 0, 0), 1000, 20).share(1.0, 10.0)
+    assert Sharing(Tolerance(300, 0, 0), 1000, 16).share(1.0, 10.0).limit_grid > 10 * 2**16
 
 
 @pytest.mark.parametrize(("cohort", "dropouts", "colluders"), [(0, 0, 0), (3, 2, 1), (3, -1, 0), (3, 0, 4)])

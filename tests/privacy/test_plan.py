@@ -9,7 +9,8 @@ import pytest
 
 from privacy.accountant import GaussianEvent, GroupSampledGaussianEvent, SampledGaussianEvent, epsilon
 from privacy.errors import CalibrationError
-from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
+from privacy.noise_shares import effective_noise_multiplier
+from privacy.plan import PrivacyPlan, PrivacyRequest, Unit, calibrate
 
 REQUEST = PrivacyRequest(
     mode="local",
@@ -22,6 +23,23 @@ REQUEST = PrivacyRequest(
     popularity_share=0.18,
     gate_share=0.02,
 )
+
+
+SHARED = replace(
+    REQUEST,
+    mode="distributed",
+    rounds=24,
+    steps_per_round=1,
+    cohort=10,
+    dropouts=2,
+    colluders=2,
+    coordinates=5000,
+)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return calibrate(SHARED)
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +100,68 @@ def test_a_user_of_k_merchants_is_charged_for_k(plan):
     assert four.epsilon <= 3.0
 
 
-def test_a_shared_noise_charges_a_user_of_k_merchants_as_a_group(plan):
-    shared = replace(plan, epsilon=math.inf)
-    object.__setattr__(shared, "mode", Mode.DISTRIBUTED)
-    object.__setattr__(shared, "merchants_per_user", 2)
-    assert isinstance(shared.release_events("training")[0], GroupSampledGaussianEvent)
-    assert shared.release_events("gate") == (GaussianEvent(shared.gate_noise_multiplier / 2),)
+def test_a_shared_noise_charges_a_user_of_k_merchants_as_a_group():
+    two = calibrate(replace(SHARED, unit="user_k", merchants_per_user=2))
+    assert two.release_events("training") == (GroupSampledGaussianEvent(two.noise_multiplier, 0.1, 1, 2),)
+    assert two.release_events("gate") == (GaussianEvent(two.gate_noise_multiplier / 2),)
+    assert two.epsilon <= 3.0
+
+
+def test_a_distributed_plan_has_central_noise_and_shares_it(shared):
+    local = calibrate(replace(REQUEST, rounds=24, steps_per_round=1))
+    assert shared.noise_multiplier == pytest.approx(local.noise_multiplier, rel=1e-3)
+    for family, norm in (("popularity", 1.0), ("training", 0.5), ("gate", 1.0)):
+        share = shared.share(family)
+        noise = shared.noise_multiplier if family == "training" else getattr(shared, f"{family}_noise_multiplier")
+        assert effective_noise_multiplier(share, 6) == pytest.approx(noise, rel=1e-9)
+        assert share.sensitivity_grid == 2**20 * norm + math.sqrt(5000)
+        assert share.limit_grid > 2**20 * norm
+    with pytest.raises(CalibrationError, match="shares no noise"):
+        local.share("training")
+    with pytest.raises(CalibrationError, match="shares no noise"):
+        calibrate(replace(SHARED, gate_share=0.0)).share("gate")
+
+
+def test_a_distributed_plan_survives_json_and_recomputes_its_epsilon(shared):
+    assert PrivacyPlan.from_dict(json.loads(json.dumps(shared.to_dict()))) == shared
+    with pytest.raises(CalibrationError, match="claims epsilon"):
+        PrivacyPlan.from_dict(shared.to_dict() | {"noise_multiplier": shared.noise_multiplier / 2})
+    spent = [shared.epsilon_after(r) for r in (0, 12, 24)]
+    assert spent == sorted(spent)
+    assert spent[-1] == shared.epsilon == pytest.approx(epsilon(shared.events, shared.delta), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps_per_round": 2, "rounds": 12}, "steps_per_round must be 1"),
+        ({"cohort": 0}, "give cohort, dropouts, colluders"),
+        ({"dropouts": 8}, "dropouts . colluders < cohort"),
+        ({"colluders": -1}, "dropouts . colluders < cohort"),
+        ({"cohort": 10.0}, "whole"),
+        ({"coordinates": 0}, "give cohort, dropouts, colluders"),
+        ({"coordinates": -1}, "coordinates >= 1"),
+        ({"scale_log2": 33}, "scale_log2 in 0..32"),
+        ({"scale_log2": 0, "coordinates": 1}, "too coarse"),
+        ({"scale_log2": 28}, "leaves no room"),
+        ({"clipping_norm": 1e4}, "leaves no room"),
+        ({"mode": "local"}, "shares no noise"),
+        ({"mode": "none", "epsilon": "inf"}, "shares no noise"),
+        ({"epsilon": 60.0}, "beyond what draws"),
+    ],
+)
+def test_a_distributed_plan_whose_shares_grid_or_ring_dont_fit_its_noise_cannot_be_built(change, message, shared):
+    data = shared.to_dict()
+    with pytest.raises(CalibrationError, match=message):
+        PrivacyPlan.from_dict(data | change)
+
+
+def test_the_distributed_statement_names_who_is_tolerated(shared):
+    assert "the platform together with at most 2 of the 10 merchants" in shared.statement
+    assert "fewer than 8 of the 10" in shared.statement
+    assert shared.adversary in shared.statement
+    assert any("more than 2 merchants" in line for line in shared.not_protected)
+    assert len(shared.not_protected) == len(calibrate(REQUEST).not_protected) + 4
 
 
 def test_mode_none_claims_nothing():

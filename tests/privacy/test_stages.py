@@ -10,14 +10,25 @@ import pytest
 import torch
 
 from privacy.errors import NoiseError
-from privacy.stages import Aggregate, ClippedUpdate, LocalUpdate, MaskedUpdate, NoisedUpdate, NoiseReceipt, Rows
+from privacy.noise_shares import Tolerance, noise_share
+from privacy.stages import (
+    Aggregate,
+    ClippedUpdate,
+    IntegerUpdate,
+    LocalUpdate,
+    MaskedUpdate,
+    NoisedUpdate,
+    NoiseReceipt,
+    Rows,
+)
 
 ROOT = Path(__file__).parents[2]
+SHARE = noise_share(1.0, 0.5, 2, 20, Tolerance(4, 0, 0))
 RECEIPT = NoiseReceipt(1.0, 0.5, "step/0")
 
 WRONG = """
 from privacy.noise import NoiseSource, add_noise
-from privacy.stages import ClippedUpdate, LocalUpdate, NoisedUpdate
+from privacy.stages import ClippedUpdate, IntegerUpdate, LocalUpdate, NoisedUpdate
 
 
 def send(update: NoisedUpdate) -> None: ...
@@ -28,6 +39,10 @@ def leak(local: LocalUpdate, clipped: ClippedUpdate) -> None:
     send(clipped)
     add_noise(local, 1.0, NoiseSource.fresh().stream("x"))
     send(add_noise(clipped, 1.0, NoiseSource.fresh().stream("x")))
+
+
+def leak_a_share(share: IntegerUpdate) -> None:
+    send(share)
 """
 
 
@@ -47,7 +62,7 @@ def test_sending_an_unprotected_update_does_not_type_check(tmp_path):
     ]
     done = subprocess.run([*command, str(file)], cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in done.stdout.splitlines() if "error" in line and "leak.py" in line]
-    assert [line.split(":")[1] for line in errors] == ["10", "11", "12"], done.stdout
+    assert [line.split(":")[1] for line in errors] == ["10", "11", "12", "17"], done.stdout
     assert all("arg-type" in line for line in errors)
 
 
@@ -59,6 +74,7 @@ def test_no_stage_prints_its_contents():
         LocalUpdate({"w": secret}),
         ClippedUpdate(1.0, {"w": tensor}, {"v": (rows,)}, tensor),
         NoisedUpdate({"w": secret}, (RECEIPT,)),
+        IntegerUpdate(np.full(2, 123, np.uint32), SHARE, "step/0"),
         MaskedUpdate(np.full(2, 123, np.uint32)),
         Aggregate({"w": secret}, 3),
         rows,
