@@ -8,6 +8,7 @@ from typing import Any
 
 from client.trainer import TrainingConfig
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, calibrate
+from server.cohorts import PLAIN, SECURE
 from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
@@ -40,6 +41,8 @@ class SettingsError(Exception):
 
 
 def _check(config: Config) -> None:
+    if config.cohort.aggregation not in (PLAIN, SECURE):
+        raise SettingsError(f"cohort.aggregation={config.cohort.aggregation!r}; choose {PLAIN} or {SECURE}")
     try:
         for private in (False, True):
             build(strategy(config, private=private))
@@ -87,7 +90,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> F
         plan=plan,
         training=training(config, private=plan.private),
         popularity=config.model.popularity,
-        aggregation="plain",
+        aggregation=config.cohort.aggregation,
     )
     return Federation(
         folder=folder / "runs" / name,
