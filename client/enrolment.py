@@ -59,8 +59,14 @@ def enrol(home: Path, secret: bytes | None = None) -> bytes:
 
 
 def pin_roster(home: Path, signed: bytes, council: Sequence[bytes], signatures_needed: int) -> Roster:
-    """Check a signed roster, keep it and pin its hash; raises `privacy.secagg.errors.SecAggError`."""
+    """Check a signed roster that names this merchant, keep it and pin its hash.
+
+    Raises:
+        HomeError: this merchant has no identity yet.
+        privacy.secagg.errors.SecAggError: the roster is unsigned, unsafe, or lacks this merchant.
+    """
     roster = open_roster(signed, council=council, signatures_needed=signatures_needed, pin=None)
+    roster.index_of_key(Identity(read_secret(home / FOLDER / IDENTITY)).public)
     keys = ", ".join(f'"{key.hex()}"' for key in council)
     text = f'roster = "{roster.digest.hex()}"\ncouncil = [{keys}]\nsignatures_needed = {signatures_needed}\n'
     write_private(home / FOLDER / ROSTER, signed)

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A league in one process: real seats on real homes, answers made up, and a grid that may lose or alter messages."""
+"""A league in one process: real seats on real homes, made-up answers, a grid that may lose messages."""
 
 from datetime import UTC, datetime
 
 import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import refusal_to, reply_to, request_of
 from client.errors import ClientError, Refused
 from client.home import MerchantSettings, create_home, open_home
 from client.secure import SecureSeat
 from client.wire import Reply
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.roster import decode_roster
 from privacy.secure_exchange import Exchange
@@ -58,7 +58,11 @@ class Merchants:
         try:
             if request.kind == "secagg":
                 return seat.follow(request.secagg)
-            return seat.report(request, self.exchange, lambda: self._answer(name)) if request.secagg else self.plain(name)
+            return (
+                seat.report(request, self.exchange, lambda: self._answer(name))
+                if request.secagg
+                else self.plain(name)
+            )
         except SecAggError as refused:
             raise Refused(str(refused)) from None
 
@@ -71,7 +75,7 @@ class Merchants:
 
 
 class Wire:
-    """A grid over merchants that keeps every message's bytes; `faults(step, name, reply)` may lose or change one."""
+    """A grid that keeps every message's bytes; `faults(step, name, reply)` may lose or change one."""
 
     def __init__(self, merchants, faults=None):
         self.merchants = merchants
