@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs over secure aggregation: one and two workers, kill -9, drop-outs, and the plain run beside it."""
 
+import importlib.util
 import json
 import signal
 import time
@@ -134,3 +135,11 @@ def test_an_unknown_aggregation_is_named(run_job, tmp_path):
     code, text = run_job(tmp_path, "cohort.aggregation=blind")
     assert code == 2
     assert "choose plain or secure" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra hansa[ray]")
+def test_flowers_runtime_gives_the_same_secure_model_as_the_in_process_engine(run_job, undisturbed, tmp_path):
+    code, text = run_job(tmp_path, *QUICK, "engine=ray")
+    assert code == 0, text
+    assert results(tmp_path)["model_hash"] == undisturbed
