@@ -37,7 +37,9 @@ def league(own_files, tmp_path_factory):
     register()
     files = f"data.events='{own_files / 'events.csv'}'", f"data.catalogue='{own_files / 'catalogue.csv'}'"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", [*SMALL, *files, "cohort.aggregation=secure"]))
+        config = OmegaConf.to_object(
+            compose("config", [*SMALL, *files, "strategy=fedavg", "cohort.aggregation=secure"])
+        )
     return folder, config, prepare(config.data, folder / "league")
 
 
