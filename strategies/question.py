@@ -59,7 +59,10 @@ def protocol_bytes(reply: Message) -> bytes:
     """
     if reply.has_error():
         raise BadUpdate(reply.error.reason or f"error {reply.error.code}")
-    found = reply.content.config_records.get(CONFIG, ConfigRecord()).get(SECAGG)
+    try:
+        found = reply.content.config_records.get(CONFIG, ConfigRecord()).get(SECAGG)
+    except Exception as broken:
+        raise BadUpdate(f"the reply is not readable: {type(broken).__name__}") from None
     if not isinstance(found, bytes):
         raise BadUpdate("the reply holds no message of secure aggregation: that node speaks an older version")
     return found

@@ -166,9 +166,13 @@ def _ask(
     A witness answers a question with nothing; `here` takes all that answered, witnesses too.
     """
     received: dict[str, int] = {}
+    waiting = {m.metadata.dst_node_id for m in messages}
     reasons |= {m.metadata.dst_node_id: f"no answer within {timeout_s:.3g} s" for m in messages}
     for reply in grid.send_and_receive(messages, timeout=timeout_s):
         node = reply.metadata.src_node_id
+        if node not in waiting:
+            continue
+        waiting.discard(node)
         try:
             data = protocol_bytes(reply)
             if data:

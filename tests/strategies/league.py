@@ -145,4 +145,4 @@ def cohort_of(merchants, run="test", numbers=None):
 
 
 def expected_of(merchants):
-    return Expected(merchants.exchange.arrays, merchants.exchange.statistics)
+    return Expected(merchants.exchange.arrays, merchants.exchange.statistics, merchants.exchange.max_weight)

@@ -97,7 +97,7 @@ def test_histograms_and_gate_sums_are_the_plain_ones_bit_for_bit(tmp_path, purpo
     merchants = Merchants(tmp_path, given, exchange=Exchange(purpose, {"sums": (50,)}, {}))
     wire = Wire(merchants)
     asked = question(wire, model={}, kind=f"query.{purpose}", **{"max-weight": 1})
-    expected = Expected({"sums": (50,)}, {})
+    expected = Expected({"sums": (50,)}, {}, max_weight=1)
     secure = cohort_of(merchants).sum(wire, asked, expected, 5.0)
     plain = PlainCohort(0.5).sum(wire, question(wire, model={}, kind=f"query.{purpose}"), expected, 5.0)
     assert same(secure.mean, plain.mean)
@@ -263,7 +263,8 @@ def test_every_averaging_strategy_runs_over_it_unchanged(tmp_path, strategy):
     merchants = Merchants(tmp_path, answers(grid_bits=16))
     ended = []
     for cohort in (cohort_of(merchants), PlainCohort(0.5)):
-        grid = CohortGrid(Wire(merchants), cohort, STATISTICS, {})
+        grid = CohortGrid(Wire(merchants), cohort, STATISTICS, 1 << 10, {})
+        grid.gather([1, 2, 3, 4, 5, 6])
         chosen = build(StrategyConfig(strategy, options={"proximal_mu": 0.1} if strategy == "fedprox" else {}))
         arrays = ArrayRecord({name: Array(array) for name, array in model.items()})
         for number in (1, 2):
