@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ARRAYS, FIXED, CONFIG = "arrays", "fixed", "config"
 METRICS, STATISTICS, WEIGHT = "metrics", "statistics", "num-examples"
+SECAGG = "secagg"
 REFUSED = 100
 WORKER_TIMEOUT_S = 3600.0
 
@@ -52,6 +53,7 @@ def request_of(message: Message) -> Request:
             run=str(settings.pop("run", "")),
             round=int(cast(int, settings.pop("server-round", 0))),
             arrays={name: array.numpy() for record in records for name, array in record.items()},
+            secagg=_bytes(settings.pop(SECAGG, b"")),
             settings=cast(dict[str, Scalar], settings),
         )
     except (TypeError, ValueError, OverflowError, EOFError) as wrong:
@@ -59,7 +61,9 @@ def request_of(message: Message) -> Request:
 
 
 def reply_to(message: Message, reply: Reply) -> Message:
-    """The Flower message that carries a worker's reply."""
+    """The Flower message that carries a worker's reply; of a secure exchange, the protocol's bytes alone."""
+    if reply.secagg is not None:
+        return Message(RecordDict({CONFIG: ConfigRecord({SECAGG: reply.secagg})}), reply_to=message)
     records = RecordDict(
         {
             ARRAYS: ArrayRecord({k: Array(np.asarray(v)) for k, v in reply.arrays.items()}),
@@ -68,6 +72,12 @@ def reply_to(message: Message, reply: Reply) -> Message:
         }
     )
     return Message(records, reply_to=message)
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("expected bytes")
+    return value
 
 
 def refusal_to(message: Message, reason: str) -> Message:
@@ -123,3 +133,4 @@ def _runtime(homes: str) -> "Runtime":
 app.train()(answer)
 app.query("popularity")(answer)
 app.query("gate")(answer)
+app.query("secagg")(answer)

@@ -30,9 +30,13 @@ delta = 1e-5
 # Fewest merchants that a round must ask, this one included, as the platform states it.
 min_cohort = 3
 
-# true: an answer leaves this house only inside a masked sum. This node speaks mode local, in which every answer
-# carries its full noise by itself: a league that works so needs false here. Until then all requests are refused.
+# true: an answer leaves this house only inside a masked sum, over the roster that you pinned. In mode local every
+# answer carries its full noise by itself: a league that works so in clear needs false here.
 secure_aggregation_required = true
+
+# What a roster must promise: sums over at least so many merchants, so many of whom may collude with the platform.
+min_survivors = 3
+min_colluders = 1
 
 # What may be trained.
 tasks = ["recommendation"]
@@ -44,6 +48,7 @@ modes = ["local", "distributed"]
 # merchants) leans on the platform's word that nobody shops at more: add it where you believe that.
 units = ["user_merchant"]
 """
+KEY_BYTES = 32
 WEEKS_THAT_JUDGE = timedelta(weeks=4)
 
 
@@ -130,6 +135,37 @@ def _run(arguments: argparse.Namespace) -> None:
     run(arguments.home, arguments.socket)
 
 
+def _enrol(arguments: argparse.Namespace) -> None:
+    from client.enrolment import enrol
+
+    home = open_home(arguments.home)
+    print(f"{home.settings.name} {enrol(home.path).hex()}")
+    print("  give this line to the league's council, not to the platform")
+
+
+def _pin(arguments: argparse.Namespace) -> None:
+    from client.enrolment import pin_roster
+
+    home = open_home(arguments.home)
+    council = [_key(text) for text in arguments.council]
+    if not arguments.roster.is_file():
+        raise _Problems([f"--roster {arguments.roster}: no such file"])
+    roster = pin_roster(home.path, arguments.roster.read_bytes(), council, arguments.signatures)
+    print(f"pinned roster {roster.digest.hex()} of league {roster.league}: {len(roster.members)} merchants,")
+    print(f"  sums over at least {roster.min_survivors}, {roster.colluders} may collude")
+    print("  compare the hash with the council's")
+
+
+def _key(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise _Problems([f"--council {text}: expected a public key of {2 * KEY_BYTES} hex digits"])
+    return key
+
+
 def _status(arguments: argparse.Namespace) -> None:
     report = status(arguments.home, arguments.socket)
     if arguments.json:
@@ -207,6 +243,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_init(add("init", _init, "make a home: settings, the strictest policy, a fresh secret"))
     run = add("run", _run, "be the node's daemon: answer the relay over a UNIX socket until SIGTERM")
+    add("enrol", _enrol, "make this merchant's identity for secure aggregation and print its public key")
+    pin = add("pin", _pin, "check a roster that the council signed, and pin it")
+    pin.add_argument("--roster", type=Path, required=True, help="the signed roster")
+    pin.add_argument("--council", nargs="+", required=True, metavar="KEY", help="the council's public keys, hex")
+    pin.add_argument("--signatures", type=int, default=1, help="how many of them must have signed")
     status = add("status", _status, "whether the daemon listens, what the policy allows, what is spent")
     status.add_argument("--json", action="store_true", help="print JSON")
     for command in (run, status):

@@ -111,7 +111,7 @@ def _policy(home: Path) -> Iterator[Check]:
         yield Check(
             "policy",
             NOTE,
-            "secure aggregation is required: a league in mode local, without masked sums, is refused",
+            "secure aggregation is required: a league without masked sums is refused",
             "Decide on secure_aggregation_required in policy.toml",
         )
     if "none" in policy.modes:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from client.errors import Refused, WireError
 
-MAGIC = b"HSW\x01"
+MAGIC = b"HSW\x02"
 HEADER_BYTES = len(MAGIC) + 8
 MAX_FRAME_BYTES = 2**30
 Scalar = str | int | float
@@ -34,11 +34,12 @@ class Request:
     """What the platform proposes to one merchant.
 
     Attributes:
-        kind: `train`, `popularity` or `gate`.
+        kind: `train`, `popularity`, `gate`, or `secagg` for the steps of secure aggregation that hold no question.
         run: the run's name; with `round` it is the unit of the ledger's reservations.
         round: the round, from 1; 0 before training.
         arrays: the shared model.
         settings: training and privacy settings, checked by the worker against its own policy.
+        secagg: a message of the secure aggregation protocol; empty in plain exchanges.
     """
 
     kind: str
@@ -46,15 +47,20 @@ class Request:
     round: int
     arrays: Mapping[str, Array]
     settings: Mapping[str, Scalar] = field(default_factory=dict)
+    secagg: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a merchant lets out: an update or a histogram, summed statistics, its weight in the mean."""
+    """What a merchant lets out: an update or a histogram, summed statistics, its weight in the mean.
+
+    In secure exchanges all three are empty, and `secagg` is the protocol's answer; in plain ones it is None.
+    """
 
     arrays: Mapping[str, Array]
     statistics: Mapping[str, Array]
     weight: int
+    secagg: bytes | None = None
 
 
 class _Tensor(msgspec.Struct, array_like=True, frozen=True):
@@ -69,12 +75,14 @@ class _Request(msgspec.Struct, tag="request", frozen=True):
     round: int
     arrays: dict[str, _Tensor]
     settings: dict[str, Scalar]
+    secagg: bytes
 
 
 class _Reply(msgspec.Struct, tag="reply", frozen=True):
     arrays: dict[str, _Tensor]
     statistics: dict[str, _Tensor]
     weight: int
+    secagg: bytes | None
 
 
 class _Refusal(msgspec.Struct, tag="refusal", frozen=True):
@@ -88,12 +96,14 @@ _decoder = msgspec.msgpack.Decoder(_Request | _Reply | _Refusal)
 def encode_request(request: Request) -> bytes:
     """The request as the body of a frame; raises `WireError` for an array that is not float32."""
     arrays = _pack(request.arrays)
-    return _encoder.encode(_Request(request.kind, request.run, request.round, arrays, {**request.settings}))
+    settings = {**request.settings}
+    return _encoder.encode(_Request(request.kind, request.run, request.round, arrays, settings, request.secagg))
 
 
 def encode_reply(reply: Reply) -> bytes:
     """The reply as the body of a frame; raises `WireError` for an array that is not float32."""
-    return _encoder.encode(_Reply(_pack(reply.arrays), _pack(reply.statistics), reply.weight))
+    arrays, statistics = _pack(reply.arrays), _pack(reply.statistics)
+    return _encoder.encode(_Reply(arrays, statistics, reply.weight, reply.secagg))
 
 
 def encode_refusal(reason: str) -> bytes:
@@ -106,7 +116,8 @@ def decode_request(body: bytes) -> Request:
     message = _decode(body)
     if not isinstance(message, _Request):
         raise WireError(f"expected a request, found a {type(message).__name__.strip('_').lower()}")
-    return Request(message.kind, message.run, message.round, _unpack(message.arrays), message.settings)
+    arrays = _unpack(message.arrays)
+    return Request(message.kind, message.run, message.round, arrays, message.settings, message.secagg)
 
 
 def decode_reply(body: bytes) -> Reply:
@@ -116,7 +127,7 @@ def decode_reply(body: bytes) -> Reply:
         raise Refused(message.reason)
     if not isinstance(message, _Reply):
         raise WireError("expected a reply, found a request")
-    return Reply(_unpack(message.arrays), _unpack(message.statistics), message.weight)
+    return Reply(_unpack(message.arrays), _unpack(message.statistics), message.weight, message.secagg)
 
 
 def send_frame(connection: socket.socket, body: bytes) -> None:

@@ -9,13 +9,14 @@ Guarantees:
 - Arrays that do not fit the model are refused before anything is reserved.
 - Privacy is reserved before training, and the answer is on disk and spent before it leaves.
 - A request asked twice gets the same answer again: a lost answer costs no second release.
-- A claim of secure aggregation is not taken for it: answers leave this worker in clear.
+- A claim of secure aggregation is not taken for it: what opens a secure round leaves masked or not at all.
 - What is refused quotes the request, the policy and the budget; anything else that fails is not `Refused`.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import msgspec
@@ -23,10 +24,11 @@ import numpy as np
 
 from client.answers import AnswerStore
 from client.errors import Refused
-from client.gate import gate_sums, models_of
+from client.gate import SUMS, gate_sums, models_of
 from client.home import Home
-from client.popularity import noisy_histogram
+from client.popularity import HISTOGRAM, noisy_histogram
 from client.runtime import Runtime
+from client.secure import SecureSeat
 from client.trainer import Draws, TrainingConfig, train_locally, train_privately
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
@@ -37,10 +39,15 @@ from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
 from privacy.plan import Mode, PrivacyPlan
 from privacy.policy import RoundRequest
+from privacy.secagg.errors import SecAggError
+from privacy.secure_exchange import Exchange
 
 Act = Callable[[Draws], Reply]
 PURPOSE = {"train": "training", "popularity": "popularity", "gate": "gate"}
 PROXIMAL = "proximal-mu"
+PROTOCOL = "secagg"
+# How an answer travels, which decides nothing of what it holds.
+TRANSPORT = ("aggregation", "max-weight")
 SPOKEN = (Mode.NONE, Mode.LOCAL)
 MAX_RUN_NAME = 200
 MAX_STEPS = 100_000
@@ -55,6 +62,7 @@ class Worker:
         self._home = home
         self._runtime = runtime
         self._answers = AnswerStore(home.answers, runtime.durable)
+        self._seat = SecureSeat(home, runtime.durable)
 
     def answer(self, request: Request) -> Reply:
         """Answer a request of the platform.
@@ -63,19 +71,23 @@ class Worker:
             Refused: the merchant's policy, its budget, or the request itself forbids it; fit for the platform.
             Exception: anything else (data, ledger, disk) is the merchant's own affair and stays at home.
         """
-        if request.kind not in PURPOSE:
+        if request.kind not in (*PURPOSE, PROTOCOL):
             raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(PURPOSE)}")
         if not 1 <= len(request.run) <= MAX_RUN_NAME:
             raise Refused(f"a run's name has 1 to {MAX_RUN_NAME} characters, found {len(request.run)}")
         try:
+            if request.kind == PROTOCOL:
+                return self._seat.follow(request.secagg)
             plan = self._allowed_plan(request)
             act = self._prepared(request, plan)
+            if request.secagg:
+                return self._masked(request, plan, act)
             return (
                 self._once(request, plan, act)
                 if plan.private
                 else act(self._draws(request, self._inputs(request)))
             )
-        except (PolicyRefusal, CalibrationError, AccountingError, ParameterMismatch) as refused:
+        except (PolicyRefusal, CalibrationError, AccountingError, ParameterMismatch, SecAggError) as refused:
             raise Refused(str(refused)) from None
 
     @cached_property
@@ -114,8 +126,10 @@ class Worker:
         if plan.private:
             _check_norms(plan)
         task = self._runtime.task.name
-        cohort_size = _whole(request.settings, "cohort-size")
-        self._home.policy.check(plan, RoundRequest(task, cohort_size, secure_aggregation=False))
+        secure = bool(request.secagg)
+        stated = _whole(request.settings, "cohort-size")
+        cohort_size = self._seat.cohort_size(request.secagg) if secure else stated
+        self._home.policy.check(plan, RoundRequest(task, cohort_size, secure_aggregation=secure))
         return plan
 
     def _prepared(self, request: Request, plan: PrivacyPlan) -> Act:
@@ -132,6 +146,38 @@ class Worker:
         if plan.private:
             return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
         return lambda draws: train_locally(runtime, self.histories, config, draws)
+
+    def _masked(self, request: Request, plan: PrivacyPlan, act: Act) -> Reply:
+        """The answer as this merchant's part of a masked sum.
+
+        It is made once, after the round was accepted, and is on disk before it is masked: a later attempt masks
+        the same numbers anew.
+        """
+
+        def answer() -> tuple[Reply, bytes]:
+            inputs = self._inputs(request)
+            reply = self._once(request, plan, act) if plan.private else self._kept(request, inputs, act)
+            return reply, self._home.key("dither", inputs.hex())
+
+        return self._seat.report(request, self._exchange(request, plan), answer)
+
+    def _kept(self, request: Request, inputs: bytes, act: Act) -> Reply:
+        reply = self._answers.find(request.run, request.kind, inputs)
+        if reply is None:
+            reply = act(self._draws(request, inputs))
+            self._answers.store(request.run, request.kind, inputs, reply)
+        return reply
+
+    def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange:
+        """What an answer to this request holds, by this merchant's own knowledge."""
+        max_weight = _whole(request.settings, "max-weight") or 1
+        if request.kind == "popularity":
+            return Exchange(request.kind, {HISTOGRAM: (self._runtime.vocabulary.size + 1,)}, {}, max_weight)
+        if request.kind == "gate":
+            return Exchange(request.kind, {SUMS: (4,)}, {}, max_weight)
+        arrays = {name: request.arrays[name].shape for name in self._runtime.spec.shared}
+        statistics: dict[str, tuple[int, ...]] = {} if plan.private else {"loss": (), "users": ()}
+        return Exchange(request.kind, arrays, statistics, max_weight)
 
     def _once(self, request: Request, plan: PrivacyPlan, act: Act) -> Reply:
         inputs = self._inputs(request)
@@ -152,8 +198,10 @@ class Worker:
 
     def _inputs(self, request: Request) -> bytes:
         """SHA-256 over all that decides an answer: what was asked, the data that it looks at, the secret."""
+        settings = {name: value for name, value in request.settings.items() if name not in TRANSPORT}
+        asked = replace(request, settings=settings, secagg=b"")
         digest = hashlib.sha256(b"hansa.inputs/1")
-        digest.update(hashlib.sha256(encode_request(request)).digest())
+        digest.update(hashlib.sha256(encode_request(asked)).digest())
         digest.update(self._data_digest)
         if request.kind == "gate":
             digest.update(self._validation_digest)

@@ -32,11 +32,17 @@ class RoundRequest:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Limits of one merchant. max_epsilon is for the life of its ledger, at `delta`, for `units` only."""
+    """Limits of one merchant. max_epsilon is for the life of its ledger, at `delta`, for `units` only.
+
+    min_survivors and min_colluders are what a roster of secure aggregation must at least promise: over how many
+    merchants a sum is opened, and how many of them may collude with the platform.
+    """
 
     max_epsilon: float = 8.0
     delta: float = 1e-5
     min_cohort: int = 3
+    min_survivors: int = 3
+    min_colluders: int = 1
     secure_aggregation_required: bool = True
     tasks: tuple[str, ...] = ("recommendation",)
     modes: tuple[str, ...] = (Mode.LOCAL.value, Mode.DISTRIBUTED.value)
@@ -61,9 +67,13 @@ class Policy:
                 f"delta must lie in (0, 0.01], found {self.delta!r}",
                 _number(self.delta) and self.delta <= 0.01,
             ),
-            (
-                f"min_cohort must be a whole number >= 1, found {self.min_cohort!r}",
-                type(self.min_cohort) is int and self.min_cohort >= 1,
+            *(
+                (f"{name} must be a whole number >= 1, found {value!r}", type(value) is int and value >= 1)
+                for name, value in (
+                    ("min_cohort", self.min_cohort),
+                    ("min_survivors", self.min_survivors),
+                    ("min_colluders", self.min_colluders),
+                )
             ),
             (
                 f"secure_aggregation_required must be true or false, found {self.secure_aggregation_required!r}",

@@ -2,7 +2,8 @@
 """The platform's Flower ServerApp: reads a prepared run folder and conducts the run over Flower's Grid.
 
 `league` in the run config names the folder: `run.json` (settings), `start.safetensors` (the starting model),
-`checkpoints/` (written here; a run that finds some resumes). One line says why a run failed.
+`roster.bin` (secure runs), `checkpoints/` (written here; a run that finds some resumes).
+One line says why a run failed.
 """
 
 from pathlib import Path
@@ -13,11 +14,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from privacy.plan import PrivacyPlan
 from server.checkpoints import Checkpoint, read_checkpoint
+from server.cohorts import open_cohort
 from server.errors import ServerError
 from server.rounds import RoundsConfig
 from server.run import RunSettings, conduct
 from strategies.build import StrategyConfig
-from strategies.cohort import PlainCohort
 
 app = ServerApp()
 
@@ -33,6 +34,7 @@ class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan: dict[str, object]
     training: dict[str, object]
     popularity: str
+    aggregation: str
 
     def settings(self) -> RunSettings:
         """The run's settings; raises `privacy.errors.PrivacyError` for a plan that does not add up."""
@@ -44,7 +46,7 @@ class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             plan=PrivacyPlan.from_dict(self.plan),
             training=self.training,
             popularity=self.popularity,
-            aggregation="plain",
+            aggregation=self.aggregation,
         )
 
 
@@ -72,5 +74,5 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the run; an error ends the ServerApp, and Flower marks the run as failed."""
     folder = Path(str(context.run_config["league"]))
     file, start = read_run(folder)
-    cohort = PlainCohort(file.min_survivors)
+    cohort = open_cohort(folder, file.aggregation, file.run, file.min_survivors)
     conduct(grid, cohort, file.settings(), start, folder / "checkpoints", lambda checkpoint: None)

@@ -91,7 +91,7 @@ class CheckpointFolder:
         data = _encode(checkpoint)
         self._path.mkdir(parents=True, exist_ok=True)
         final = self._path / f"round-{checkpoint.round:05d}-{_short_hash(data)}.safetensors"
-        _write_durably(final, data)
+        write_durably(final, data)
         for old in self._files()[:-KEPT]:
             old.unlink()
         return final
@@ -121,7 +121,7 @@ class CheckpointFolder:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint outside a run's folder, such as the starting model."""
-    _write_durably(path, _encode(checkpoint))
+    write_durably(path, _encode(checkpoint))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -166,7 +166,8 @@ def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def _write_durably(final: Path, data: bytes) -> None:
+def write_durably(final: Path, data: bytes) -> None:
+    """Write a file that survives a crash whole, or not at all."""
     temporary = final.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.write(data)

@@ -17,7 +17,9 @@ from flwr.serverapp import Grid
 
 from models.popularity import log_popularity
 from privacy.plan import PrivacyPlan
+from privacy.secure_exchange import MAX_WEIGHT
 from server.checkpoints import Checkpoint, CheckpointFolder
+from server.cohorts import SECURE
 from server.gate import ask_sum
 from server.rounds import Observer, RoundsConfig, gather, run_rounds
 from strategies.build import StrategyConfig, build
@@ -52,11 +54,13 @@ class RunSettings:
 
     def proposal(self) -> dict[str, str | int]:
         """What every message of the run carries; the size of the cohort joins it when it is asked."""
+        secure = {"max-weight": 1 if self.plan.private else MAX_WEIGHT} if self.aggregation == SECURE else {}
         return {
             "run": self.run,
             "plan": json.dumps(self.plan.to_dict(), sort_keys=True),
             "training": json.dumps(dict(self.training), sort_keys=True),
             "aggregation": self.aggregation,
+            **secure,
         }
 
 

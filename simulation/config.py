@@ -78,6 +78,7 @@ class StrategySettings:
 class CohortConfig:
     """When a round counts."""
 
+    aggregation: str = MISSING
     min_merchants: int = MISSING
     min_survivors: float = MISSING
     round_timeout_s: float = MISSING

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """One federated run of a simulated league: homes, starting model, engine, rounds, and what was seen of them."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.enrolment import FOLDER as SECAGG
 from client.runtime import RuntimeSettings
 from data.catalogue import Vocabulary
 from models.parameters import arrays_of
 from models.tasks import build_task
 from server.app import RunFile, write_run
 from server.checkpoints import Checkpoint, write_checkpoint
+from server.cohorts import ROSTER, SECURE, open_cohort
 from server.run import RunSettings, conduct
 from simulation.grid import InProcessGrid
 from simulation.league import PreparedLeague, vocabulary_file
-from simulation.nodes import NodesSpec, create_homes
+from simulation.nodes import NodesSpec, create_homes, home_path
 from simulation.pool import Executor
-from strategies.cohort import PlainCohort
+from simulation.rosters import write_rosters
+from strategies.cohort import Cohort
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,14 @@ class Federation:
     @property
     def nodes(self) -> NodesSpec:
         return NodesSpec(self.league, self.folder / "homes")
+
+    @property
+    def secure(self) -> bool:
+        return self.settings.aggregation == SECURE
+
+    def cohort(self) -> Cohort:
+        """The platform's cohort over this run's merchants, once `set_up` has prepared them."""
+        return open_cohort(self.folder, self.settings.aggregation, self.settings.run, self.min_survivors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,8 @@ def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:
             durable=False,
         )
         create_homes(spec, league, runtime, federation.seed, _policy(federation))
+        if federation.secure:
+            _write_rosters(federation, league)
         write_checkpoint(federation.folder / "start.safetensors", starting_model(federation))
         write_run(federation.folder, _run_file(federation))
     return starting_model(federation)
@@ -81,8 +95,9 @@ def federate(
     """Run to the end over the in-process engine; goes on from the newest checkpoint in the folder."""
     start = set_up(federation, league)
     grid = InProcessGrid(league.names, executor)
-    cohort = PlainCohort(federation.min_survivors)
-    return conduct(grid, cohort, federation.settings, start, federation.folder / "checkpoints", observe)
+    return conduct(
+        grid, federation.cohort(), federation.settings, start, federation.folder / "checkpoints", observe
+    )
 
 
 def starting_model(federation: Federation) -> Checkpoint:
@@ -99,13 +114,21 @@ def starting_model(federation: Federation) -> Checkpoint:
     )
 
 
+def _write_rosters(federation: Federation, league: PreparedLeague) -> None:
+    homes = {merchant.name: home_path(federation.nodes, merchant) for merchant in league.merchants}
+    for home in homes.values():
+        shutil.rmtree(home / SECAGG, ignore_errors=True)  # of a set-up that was killed half way
+    (federation.folder / ROSTER).write_bytes(write_rosters(homes, federation.settings.run, federation.seed))
+
+
 def _policy(federation: Federation) -> str:
     """A simulated merchant allows what the researcher asks, and no more: its ledger and limits are real."""
     plan = federation.settings.plan
     limit = f"max_epsilon = {plan.epsilon!r}\ndelta = {plan.delta!r}\n" if plan.private else ""
     return (
         f'{limit}modes = ["{plan.mode}"]\nunits = ["{plan.unit}"]\ntasks = ["{federation.task}"]\n'
-        f"min_cohort = {federation.settings.rounds.min_merchants}\nsecure_aggregation_required = false\n"
+        f"min_cohort = {federation.settings.rounds.min_merchants}\n"
+        f"secure_aggregation_required = {str(federation.secure).lower()}\n"
     )
 
 
@@ -120,4 +143,5 @@ def _run_file(federation: Federation) -> RunFile:
         plan=settings.plan.to_dict(),
         training=dict(settings.training),
         popularity=settings.popularity,
+        aggregation=settings.aggregation,
     )

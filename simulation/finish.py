@@ -27,7 +27,6 @@ from simulation.pool import executor
 from simulation.progress import Display
 from simulation.publication import install, last_model, model_card, open_repository, publish, same_model
 from simulation.shop_front import Shopper, example, recommend, serving, shoppers
-from strategies.cohort import PlainCohort
 
 SHOPPERS, RECOMMENDED = 3, 5
 
@@ -91,7 +90,7 @@ def _gate(
     try:
         return ask_gate(
             InProcessGrid(league.names, pool),
-            PlainCohort(run.federation.min_survivors),
+            run.federation.cohort(),
             {**run.final.arrays, **run.final.fixed},
             previous,
             proposal,

@@ -18,6 +18,7 @@ from models.errors import ModelError
 from models.tasks import build_task
 from privacy.errors import PrivacyError
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
+from server.cohorts import PLAIN, SECURE
 from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
@@ -122,6 +123,7 @@ def _check_ranges(config: Config) -> None:
     for name, word, known in (
         ("data.league", data.league, ("complete_journey", "files")),
         ("engine.name", config.engine.name, ("in_process", "ray")),
+        ("cohort.aggregation", config.cohort.aggregation, (PLAIN, SECURE)),
     ):
         if word not in known:
             wrong.append(f"{name}={word!r}; choose one of {', '.join(known)}")
@@ -214,7 +216,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> F
         plan=plan,
         training=training(config, private=plan.private),
         popularity=config.model.popularity,
-        aggregation="plain",
+        aggregation=config.cohort.aggregation,
     )
     return Federation(
         folder=folder / "runs" / name,

@@ -5,11 +5,16 @@ Guarantees:
 - an identity never prints its secret
 """
 
+from functools import lru_cache
+from typing import Final
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from privacy.secagg.errors import PeerRefused
 from privacy.secagg.tags import KEY_SIZE
+
+REMEMBERED: Final = 1024
 
 
 class Identity:
@@ -42,8 +47,15 @@ def verify(public: bytes, signature: bytes, what: str, *parts: bytes) -> None:
     if len(public) != KEY_SIZE:
         raise PeerRefused(f"{what}: expected a key of {KEY_SIZE} bytes, found {len(public)}")
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, b"".join(parts))
+        _check(public, signature, b"".join(parts))
     except (InvalidSignature, ValueError):
         raise PeerRefused(
             f"{what}: the signature does not verify; the sender is not who the roster names"
         ) from None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _check(public: bytes, signature: bytes, signed: bytes) -> None:
+    """Verify; raises InvalidSignature or ValueError. What was good once is good: only successes are remembered,
+    which spares a process that plays many merchants the same check for each of them."""
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)

@@ -43,9 +43,13 @@ class MemoryKeyStore:
 class FileKeyStore:
     """One file, mode 0600, replaced atomically, held by one process at a time through a lock file beside it."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StateRefused when another node holds the file: two with one state would break the protocol."""
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Raises StateRefused when another node holds the file: two with one state would break the protocol.
+
+        `durable` is False in simulations alone, where the process may die and the machine does not.
+        """
         self._path = path
+        self._durable = durable
         self._new = path.with_name(path.name + ".new")
         self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -60,8 +64,11 @@ class FileKeyStore:
             os.fchmod(file.fileno(), 0o600)
             file.write(state)
             file.flush()
-            os.fsync(file.fileno())
+            if self._durable:
+                os.fsync(file.fileno())
         self._new.replace(self._path)
+        if not self._durable:
+            return
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -79,6 +79,16 @@ class MerchantSession:
         self._own_seed = b""
         self._masks: Vector | None = None
 
+    @property
+    def opening(self) -> RoundOpen | None:
+        """The newest round that was opened here in this epoch."""
+        return self._state.round.opening if self._state.round else None
+
+    @property
+    def confirmed(self) -> tuple[int, ...]:
+        """The survivors that this merchant confirmed in that round, by number; empty before."""
+        return self._state.round.survivors if self._state.round else ()
+
     def receive(self, message: bytes) -> bytes:
         """Answer any message but ROUND_OPEN, which needs `open_round` and `report`; for relays of bytes."""
         kind = kind_of(message)

@@ -73,6 +73,11 @@ class PlatformRound:
         """ROUND_OPEN, the same for every member."""
         return self._opening.encode()
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Who is due ROUND_OPEN: the cohort and its witnesses."""
+        return self._roster.names(self._opening.members)
+
     def receive_report(self, data: bytes) -> str:
         """[A9] Add a merchant's masked vector to the sum; returns its name.
 

@@ -32,10 +32,11 @@ SURVIVORS: Final = _tag("survivors")
 CONFIRM: Final = _tag("confirm")
 ANSWER: Final = _tag("answer")
 PLAN: Final = _tag("plan")
+REQUEST: Final = _tag("request")
 
 ALL: Final = (
     *(ROSTER, KEYS, EPOCH, KEM, PAIR, KEY_CONFIRMATION, READY, NEXT, CTX, MASK, SECRET, SHARES, SEAL, REPORT),
-    *(SURVIVORS, CONFIRM, ANSWER, PLAN),
+    *(SURVIVORS, CONFIRM, ANSWER, PLAN, REQUEST),
 )
 
 KEY_SIZE: Final = 32

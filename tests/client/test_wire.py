@@ -162,7 +162,7 @@ def test_a_frame_arrives_whole():
         (b"", "closed after 0 of 12"),
         (MAGIC, "closed after 4 of 12"),
         (b"GET / HTTP/1.1\r\n", "another version or program"),
-        (b"HSW\x02" + bytes(8), "another version or program"),
+        (b"HSW\x01" + bytes(8), "another version or program"),
         (MAGIC + (10).to_bytes(8, "big") + b"short", "closed after 5 of 10"),
         (MAGIC + (MAX_FRAME_BYTES + 1).to_bytes(8, "big"), "at most"),
         (MAGIC + b"\xff" * 8, "at most"),

@@ -14,6 +14,7 @@ import pytest
 from client.answers import AnswerStore
 from client.errors import Refused
 from client.home import open_home
+from client.trainer import Draws
 from client.trainer import train_privately as _train
 from client.wire import decode_reply, encode_reply
 from client.worker import Worker
@@ -351,7 +352,8 @@ def test_a_merchant_without_users_answers_in_private_mode_with_noise_alone(small
         worker.answer(request(runtime, plan=OPEN_PLAN))
 
 
-def test_the_pull_of_flowers_fedprox_reaches_training(small, runtime):
+def test_the_pull_of_flowers_fedprox_reaches_training(small, runtime, monkeypatch):
+    monkeypatch.setattr(Worker, "_draws", lambda *_: Draws.from_seed("the same users for both"))
     worker = small.worker(runtime)
     free = worker.answer(request(runtime, plan=OPEN_PLAN))
     held = worker.answer(request(runtime, plan=OPEN_PLAN, **{"proximal-mu": 10.0}))

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs over secure aggregation: one and two workers, kill -9, drop-outs, and the plain run beside it."""
+
+import importlib.util
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from client.home import open_home
+from privacy.ledger import Ledger
+from server.checkpoints import model_hash
+from simulation.config import register
+from simulation.federation import federate
+from simulation.league import prepare
+from simulation.nodes import nodes
+from simulation.plans import ORDINARY, PRIVATE, federations
+from simulation.pool import executor
+from tests.flow.conftest import ROOT, SMALL
+
+QUICK = (
+    *("compare.local_only=false", "compare.centralised=false", "compare.baselines=false", "serve=false"),
+    *("compare.non_private=false", "cohort.aggregation=secure"),
+)
+
+
+@pytest.fixture(scope="module")
+def league(own_files, tmp_path_factory):
+    """The tiny league, prepared once: its folder and settings."""
+    folder = tmp_path_factory.mktemp("secure rounds")
+    register()
+    files = f"data.events='{own_files / 'events.csv'}'", f"data.catalogue='{own_files / 'catalogue.csv'}'"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = OmegaConf.to_object(
+            compose("config", [*SMALL, *files, "strategy=fedavg", "cohort.aggregation=secure"])
+        )
+    return folder, config, prepare(config.data, folder / "league")
+
+
+def run(league, folder: Path, name: str, aggregation: str, *, workers=1, spoil=None, rounds=3):
+    """One federated run; runs of one test have one name, so that merchants draw alike."""
+    prepared, config, merchants = league
+    planned = federations(config, prepared)[name]
+    count = replace(planned.settings.rounds, rounds=rounds)
+    settings = replace(planned.settings, run="the same", aggregation=aggregation, rounds=count)
+    federation = replace(planned, folder=folder, settings=settings)
+    pool = executor(nodes(federation.nodes), workers)
+    try:
+        return federate(federation, merchants, pool, spoil(federation) if spoil else lambda state: None)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(("name", "grid"), [(ORDINARY, 1e-4), (PRIVATE, 1e-6)])
+def test_a_secure_round_ends_in_the_plain_rounds_model_up_to_the_grid(league, tmp_path, name, grid):
+    """One round: later ones draw by the model that was received, which differs in its last bits."""
+    secure, plain = (run(league, tmp_path / kind, name, kind, rounds=1) for kind in ("secure", "plain"))
+    assert {k: v.tobytes() for k, v in secure.fixed.items()} == {k: v.tobytes() for k, v in plain.fixed.items()}
+    for array in plain.arrays:
+        np.testing.assert_allclose(secure.arrays[array], plain.arrays[array], rtol=0, atol=grid)
+    [one], [other] = secure.history, plain.history
+    assert (one.survivors, one.dropped, one.failure) == (4, {}, "")
+    assert one.statistics == other.statistics
+    assert set(one.statistics) == ({"loss", "users"} if name == ORDINARY else set())
+
+
+def test_one_worker_and_two_give_the_same_model(league, tmp_path):
+    one, two = (run(league, tmp_path / str(count), PRIVATE, "secure", workers=count) for count in (1, 2))
+    assert model_hash(one.arrays) == model_hash(two.arrays)
+
+
+def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):
+    def spoil(federation):
+        def observe(state):
+            if state.round == 1:
+                (federation.nodes.homes / "00002" / "secagg" / "state.bin").unlink()
+
+        return observe
+
+    final = run(league, tmp_path, PRIVATE, "secure", spoil=spoil)
+    assert [record.survivors for record in final.history] == [4, 3, 3]
+    assert "set up anew" in final.history[1].dropped[3]
+
+
+def test_every_merchant_of_a_secure_run_requires_it_and_keeps_one_reservation_a_round(league, tmp_path):
+    run(league, tmp_path, PRIVATE, "secure")
+    for home in sorted((tmp_path / "homes").glob("0*")):
+        assert open_home(home).policy.secure_aggregation_required
+        reservations = Ledger(home / "ledger.jsonl").reservations()
+        assert [r.purpose for r in reservations] == ["popularity", "training", "training", "training"]
+        assert all(r.spent for r in reservations)
+
+
+def results(output):
+    return json.loads(next(output.glob("*/results.json")).read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run_job, tmp_path_factory):
+    """The model's hash of a whole secure run."""
+    output = tmp_path_factory.mktemp("whole secure run")
+    code, text = run_job(output, *QUICK)
+    assert code == 0, text
+    return results(output)["model_hash"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*/runs/*/homes/*/answers/*-train.answer",
+        pytest.param("*/runs/*/checkpoints/secagg.json", marks=pytest.mark.slow),
+        pytest.param("*/runs/*/checkpoints/round-00001*", marks=pytest.mark.slow),
+    ],
+)
+def test_a_secure_run_killed_anywhere_resumes_to_the_same_model(
+    run_job, begin_job, undisturbed, tmp_path, pattern
+):
+    process = begin_job(tmp_path, *QUICK)
+    while not list(tmp_path.glob(pattern)) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.glob("*/results.json")), "the run was over before it could be killed"
+    code, text = run_job(tmp_path, *QUICK, "resume=true")
+    assert code == 0, text
+    assert "going on in" in text
+    assert results(tmp_path)["model_hash"] == undisturbed
+
+
+def test_an_unknown_aggregation_is_named(run_job, tmp_path):
+    code, text = run_job(tmp_path, "cohort.aggregation=blind")
+    assert code == 2
+    assert "choose plain or secure" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra hansa[ray]")
+def test_flowers_runtime_gives_the_same_secure_model_as_the_in_process_engine(run_job, undisturbed, tmp_path):
+    code, text = run_job(tmp_path, *QUICK, "engine=ray")
+    assert code == 0, text
+    assert results(tmp_path)["model_hash"] == undisturbed
