@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow fuzz check format bench docs clean
+.PHONY: help demo test test-slow fuzz audit check format bench docs clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -26,6 +26,9 @@ test-slow: $(READY) ## the tests that take minutes
 
 fuzz: $(READY) ## secure aggregation under long random schedules and broken messages
 	HANSA_FUZZ=5000 $(BIN)/python -m pytest tests/privacy/secagg/test_secagg_fuzz.py tests/privacy/secagg/test_secagg_schedules.py
+
+audit: $(READY) ## canaries against the claimed epsilon, and against broken mechanisms
+	$(BIN)/python -m privacy.audit_cli
 
 check: $(READY) ## format, lint, types and who may import whom
 	$(BIN)/ruff format --check .

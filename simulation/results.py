@@ -181,7 +181,7 @@ def privacy_part(plan: PrivacyPlan) -> dict[str, Any]:
         "sampling_rate": plan.sampling_rate if plan.private else None,
         "steps": plan.steps if plan.private else None,
         "accountant": plan.accountant,
-        "adversary": "everybody outside the merchant, all other merchants and the platform together included",
+        "adversary": plan.adversary,
         "statement": plan.statement,
         "not_protected": list(plan.not_protected),
     }

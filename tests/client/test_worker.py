@@ -99,7 +99,10 @@ FORGED = {
     "no noise": (edited(noise_multiplier=0.0), "."),
     "little noise": (edited(noise_multiplier=0.2, epsilon="inf"), "the plan costs epsilon"),
     "merchant mode": (edited(mode="merchant"), "'merchant' is not spoken"),
-    "distributed mode": (edited(mode="distributed"), "'distributed' is not spoken"),
+    "distributed mode": (
+        edited(mode="distributed", steps_per_round=1, cohort=5, coordinates=5000, scale_log2=20),
+        "'distributed' is not spoken",
+    ),
     "rounds that exhaust memory": (edited(rounds=10**9), "may be 100000 in all"),
     "rounds as text": (edited(rounds="many"), "may be 100000 in all"),
     "steps that exhaust time": (edited(rounds=10**4, steps_per_round=10**4), "may be 100000 in all"),
