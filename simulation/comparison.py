@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison at the end of a run: every method on the same users of the test weeks, in the same table."""
+"""The comparison at the end of a run: every method on the same users of the test weeks, in the same table.
+
+This process reads one merchant at a time and keeps figures and user ids alone.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from client.runtime import open_runtime, read_runtime
 from client.wire import Array
+from data.samples import EvaluationSet, Ragged, UserHistories
 from models.baselines import evaluate_baselines
 from simulation import references
 from simulation.config import Config
 from simulation.federation import FederatedRun, Federation, starting_model
-from simulation.league import PreparedLeague
+from simulation.league import Merchant, PreparedLeague
 from simulation.measured import UNTRAINED_MIX
 from simulation.nodes import RUNTIME, nodes
 from simulation.plans import ORDINARY, PRIVATE, training, workers
@@ -28,6 +32,7 @@ from simulation.results import Measured, Scored, method_row, paired_rows, person
 
 LARGEST_FOR_NEIGHBOURS = 20_000  # items: the similarities are a dense matrix
 TOWER = "tower."
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +49,57 @@ def compare(
 ) -> Comparison:
     """Measure all that `config.compare` asks for beside the federated runs."""
     researcher = _researcher(folder, league, next(iter(runs.values())).federation)
-    windows = {merchant.name: researcher.window(merchant, TEST) for merchant in league.merchants}
     measured: list[Measured] = []
     for name, run in runs.items():
         measured += _measure_run(config, name, run, league, display)
     if ORDINARY in runs:
         measured += _references(config, runs[ORDINARY], league, display)
     scored = [method.scored() for method in measured]
-    if config.compare.baselines and league.items <= LARGEST_FOR_NEIGHBOURS:
+    if config.compare.baselines:
         scored = _baselines(researcher, league, display) + scored
-    rows = persons_of_rows(measured[0].per_merchant, persons_of(windows))
+    users = {merchant.name: _users_alone(researcher.window(merchant, TEST)) for merchant in league.merchants}
+    rows = persons_of_rows(measured[0].per_merchant, persons_of(users))
     methods = [method_row(method, rows, config.seed) for method in scored]
     paired = paired_rows(scored, rows, config.seed)
     return Comparison(methods, paired, _uplift(measured, paired, league))
 
 
 def _researcher(folder: Path, league: PreparedLeague, federation: Federation) -> Researcher:
-    return Researcher(folder / "league", league, open_runtime(read_runtime(federation.nodes.homes / RUNTIME)))
+    runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
+    return Researcher(folder / "league", league, runtime)
+
+
+def _users_alone(window: EvaluationSet) -> EvaluationSet:
+    """Who is in a window, without events."""
+    users = len(window)
+    nothing = Ragged(np.zeros(users + 1, np.int64), np.zeros(0, np.int32))
+    none = np.zeros(0, np.float32)
+    histories = UserHistories(window.histories.user_ids, nothing.offsets, nothing.items, none, none)
+    return EvaluationSet(histories, nothing, nothing, nothing, window.cut_day)
+
+
+@dataclass(frozen=True, slots=True)
+class _EachMerchant(Generic[Read]):
+    """What is read of each merchant, one at a time, anew whenever it is gone through."""
+
+    league: PreparedLeague
+    read: Callable[[Merchant, str], Read]
+
+    def __iter__(self) -> Iterator[Read]:
+        return (self.read(merchant, TEST) for merchant in self.league.merchants)
 
 
 def _baselines(researcher: Researcher, league: PreparedLeague, display: Display) -> list[Scored]:
     """Baselines learn from everything before the test weeks, the validation weeks included."""
-    display.say("baselines: popularity, own repeats, ItemKNN …")
-    known = [researcher.known(merchant, TEST) for merchant in league.merchants]
-    windows = [researcher.window(merchant, TEST) for merchant in league.merchants]
-    found = evaluate_baselines(known, windows, league.items, KS)
+    neighbours = league.items <= LARGEST_FOR_NEIGHBOURS
+    display.say(f"baselines: popularity, own repeats{', ItemKNN' if neighbours else ''} …")
+    if not neighbours:
+        display.say(
+            f"ItemKNN is left out: {league.items:,} items are more than {LARGEST_FOR_NEIGHBOURS:,}, for which its "
+            "matrix of similarities fits in memory"
+        )
+    known, windows = _EachMerchant(league, researcher.known), _EachMerchant(league, researcher.window)
+    found = evaluate_baselines(known, windows, league.items, KS, neighbours=neighbours)
     return [Scored(name, "baseline", False, views) for name, views in found.items()]
 
 

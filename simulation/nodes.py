@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The merchants' side of a simulated league: homes on disk, and the answers of their workers in one process."""
+"""The merchants' side of a simulated league: homes on disk, and the answers of their workers in one process.
+
+Guarantees:
+- A process keeps workers of merchants with at most so many events in all, however large the league.
+- A worker that is opened anew answers as one that was kept.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,6 +18,7 @@ from client.worker import Worker
 from simulation.league import Merchant, PreparedLeague, events_file, open_league
 from simulation.pool import Answerer, Factory
 from simulation.research import KINDS, Researcher
+from simulation.shelf import HELD_EVENTS, Shelf
 
 RUNTIME = "runtime.json"
 
@@ -53,21 +59,25 @@ def home_path(spec: NodesSpec, merchant: Merchant) -> Path:
     return spec.homes / Path(merchant.file).stem
 
 
-def nodes(spec: NodesSpec) -> Factory:
-    """A factory for `simulation.pool`: opens the league in whatever process it is called."""
-    return partial(_open, spec)
+def nodes(spec: NodesSpec, held_events: int = HELD_EVENTS) -> Factory:
+    """A factory for `simulation.pool`: opens the league in whatever process it is called.
+
+    Each process keeps what its workers and its researcher read of `held_events` events each.
+    """
+    return partial(_open, spec, held_events)
 
 
-def _open(spec: NodesSpec) -> Answerer:
-    return _Nodes(spec).answer
+def _open(spec: NodesSpec, held_events: int) -> Answerer:
+    return _Nodes(spec, held_events).answer
 
 
 class _Nodes:
     """Workers of one process, opened when first asked; they share one model."""
 
-    def __init__(self, spec: NodesSpec) -> None:
+    def __init__(self, spec: NodesSpec, held_events: int) -> None:
         self._spec = spec
-        self._workers: dict[str, Worker] = {}
+        self._held_events = held_events
+        self._workers = Shelf(held_events)
         self._league = open_league(spec.league)
         self._by_name = {merchant.name: merchant for merchant in self._league.merchants}
 
@@ -77,13 +87,13 @@ class _Nodes:
 
     @cached_property
     def _researcher(self) -> Researcher:
-        return Researcher(self._spec.league, self._league, self._runtime)
+        return Researcher(self._spec.league, self._league, self._runtime, self._held_events)
 
     def answer(self, merchant: str, request: Request) -> Reply:
         if request.kind in KINDS:
             return self._researcher.answer(self._by_name.get(merchant), request)
-        if merchant not in self._workers:
-            self._workers[merchant] = Worker(
-                open_home(home_path(self._spec, self._by_name[merchant])), self._runtime
-            )
-        return self._workers[merchant].answer(request)
+        asked = self._by_name[merchant]
+        return self._workers.get(merchant, asked.events, lambda: self._worker(asked)).answer(request)
+
+    def _worker(self, merchant: Merchant) -> Worker:
+        return Worker(open_home(home_path(self._spec, merchant)), self._runtime)

@@ -6,7 +6,6 @@ No node answers these requests and no platform can send them: they exist in the 
 
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from models.metrics import ViewMetrics
 from models.parameters import load_arrays, load_public, public_arrays
 from models.popularity import log_popularity, popularity_counts
 from simulation.league import Merchant, PreparedLeague, events_file
+from simulation.shelf import HELD_EVENTS, Shelf
 
 KS = (10, 20)
 EVALUATE, LOCAL_ONLY, CENTRALISED = "research.evaluate", "research.local_only", "research.centralised"
@@ -30,14 +30,19 @@ LEAGUE = "*"
 
 
 class Researcher:
-    """Evaluates and trains reference models on merchants' files, in one process."""
+    """Evaluates and trains reference models on merchants' files, in one process.
 
-    def __init__(self, folder: Path, league: PreparedLeague, runtime: Runtime) -> None:
+    It keeps the validation weeks of merchants with at most `held_events` events in all: a run's curve is measured
+    on them several times. Everything else is read when it is asked for.
+    """
+
+    def __init__(
+        self, folder: Path, league: PreparedLeague, runtime: Runtime, held_events: int = HELD_EVENTS
+    ) -> None:
         self._folder = folder
         self._league = league
         self._runtime = runtime
-        self.window = cache(self._window)
-        self.known = cache(self._known)
+        self._shelf = Shelf(held_events)
 
     def answer(self, merchant: Merchant | None, request: Request) -> Reply:
         """Figures per user of the model that was sent or of one trained from it here; or the centralised model."""
@@ -48,16 +53,20 @@ class Researcher:
             self._train(everybody, request)
             return Reply(public_arrays(runtime.model, runtime.spec), {}, weight=1)
         if request.kind == LOCAL_ONLY:
-            self._forget_the_league(self.known(merchant, VALID), request)
-            self._train(self.known(merchant, VALID), request)
-        window = str(request.settings["window"])
-        known = self.known(merchant, window)
+            own = self.known(merchant, VALID)
+            self._forget_the_league(own, request)
+            self._train(own, request)
+        known, weeks = self._asked(merchant, str(request.settings["window"]))
         if request.kind == LOCAL_ONLY:
             self._forget_the_league(known, request)
         runtime.task.fit_local(runtime.model, known)
-        return Reply(
-            pack_views(runtime.task.evaluate(runtime.model, self.window(merchant, window), KS)), {}, weight=1
-        )
+        return Reply(pack_views(runtime.task.evaluate(runtime.model, weeks, KS)), {}, weight=1)
+
+    def _asked(self, merchant: Merchant, window: str) -> tuple[UserHistories, EvaluationSet]:
+        def read() -> tuple[UserHistories, EvaluationSet]:
+            return self.known(merchant, window), self.window(merchant, window)
+
+        return self._shelf.get(merchant.name, merchant.events, read) if window == VALID else read()
 
     def _train(self, own: UserHistories, request: Request) -> None:
         config = msgspec.json.decode(str(request.settings["training"]), type=TrainingConfig)
@@ -71,7 +80,7 @@ class Researcher:
             counts = popularity_counts(own, self._runtime.vocabulary.size)
             load_arrays(self._runtime.model, (name,), {name: log_popularity(counts)})
 
-    def _known(self, merchant: Merchant, window: str) -> UserHistories:
+    def known(self, merchant: Merchant, window: str) -> UserHistories:
         """All users' histories before a window: before `valid` they train, before `test` a merchant knows them."""
         return histories(
             load_merchant(str(events_file(self._folder, merchant))),
@@ -80,7 +89,8 @@ class Researcher:
             max_events=self._league.max_events,
         )
 
-    def _window(self, merchant: Merchant, window: str) -> EvaluationSet:
+    def window(self, merchant: Merchant, window: str) -> EvaluationSet:
+        """The users of a window and what they bought in it."""
         cut, end = self._ends(window)
         return evaluation_set(
             load_merchant(str(events_file(self._folder, merchant))),
