@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow fuzz audit check format bench docs clean
+.PHONY: help install demo test test-slow fuzz audit check format bench docs clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
+install: $(READY) ## the virtual environment .venv; the other targets make it when they need it
+
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 2 GB, some minutes on a slow line"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'

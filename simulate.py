@@ -16,12 +16,15 @@ import sys
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+try:
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+    from rich.console import Console
 
-from simulation.config import Config, register
-from simulation.job import run_job
+    from simulation.config import Config, register
+    from simulation.job import run_job
+except ModuleNotFoundError as absent:
+    sys.exit(f"hansa: {absent.name} is not installed: run `make install`, then `. .venv/bin/activate`")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -20,6 +20,7 @@ from data.readers import Table, read
 
 __all__ = ["load", "load_merchant", "write_merchants"]
 
+MERCHANT = "merchant_id"
 NAME = "files"
 MIN_USERS = 2
 
@@ -54,9 +55,14 @@ def load(
 def load_merchant(events: str, *, now: datetime | None = None) -> pl.DataFrame:
     """One merchant's own events in the contract's form, without `merchant_id`; items are not looked up.
 
-    Raises ContractError with every finding, ReadError when there is nothing to read.
+    Raises ContractError with every finding, ReadError when there is nothing to read, PreparationError when the
+    rows are several merchants': a node must never train on another merchant's customers.
     """
     table = read(events)
+    if MERCHANT in table.frame.columns and (several := table.frame.get_column(MERCHANT).n_unique()) > 1:
+        raise PreparationError(
+            f"The events are the rows of {several} merchants. Give a file or a query with this merchant's rows alone."
+        )
     findings = check(table.frame, None, source=table.locate, catalogue_source="", now=now or datetime.now(UTC))
     if findings:
         raise ContractError(findings)

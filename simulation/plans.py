@@ -127,6 +127,9 @@ def _check_ranges(config: Config) -> None:
     ):
         if word not in known:
             wrong.append(f"{name}={word!r}; choose one of {', '.join(known)}")
+    if data.league == "files":
+        missing = [name for name, value in (("events", data.events), ("catalogue", data.catalogue)) if not value]
+        wrong += [f"data.{name} is not set: give data.{name}=PATH (docs/your-own-data.md)" for name in missing]
     if config.repository and config.serve and config.privacy.mode != Mode.NONE and not config.privacy.gate_share:
         wrong.append(
             "privacy.gate_share=0 leaves nothing to compare a release with the last one of "

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from data import files
 from data.catalogue import build_vocabulary
-from data.errors import ContractError
+from data.errors import ContractError, PreparationError
 from data.league import SkippedMerchant
 from data.samples import evaluation_set, histories
 from data.schema import EVENT_COLUMNS, EVENT_TYPES
@@ -90,3 +90,11 @@ def test_the_commands_on_the_page_are_sound_overrides() -> None:
         words = [word.strip("'") for word in command.split()[2:]]
         keys = {override.key_or_group for override in OverridesParser.create().parse_overrides(words)}
         assert keys == {"data", "data.events", "data.catalogue"}
+
+
+def test_a_node_never_reads_several_merchants_as_its_own(tmp_path):
+    path = tmp_path / "events.csv"
+    rows = "".join(f"{m},u,i,2025-01-0{d}T10:00:00Z,purchase\n" for d, m in enumerate(("north", "south"), start=1))
+    path.write_text("merchant_id,user_id,item_id,timestamp,event\n" + rows, "utf-8")
+    with pytest.raises(PreparationError, match="2 merchants"):
+        files.load_merchant(str(path))
