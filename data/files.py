@@ -61,7 +61,7 @@ def load_merchant(events: str, *, now: datetime | None = None) -> pl.DataFrame:
     table = read(events)
     if MERCHANT in table.frame.columns and (several := table.frame.get_column(MERCHANT).n_unique()) > 1:
         raise PreparationError(
-            f"The events are the rows of {several} merchants. Give a file or a query with this merchant's rows alone."
+            f"The events are the rows of {several} merchants. Give the rows of this merchant alone."
         )
     findings = check(table.frame, None, source=table.locate, catalogue_source="", now=now or datetime.now(UTC))
     if findings:

@@ -70,9 +70,17 @@ def check_league(config: Config, league: PreparedLeague) -> None:
 
 
 def federations(config: Config, folder: Path) -> dict[str, Federation]:
-    """The runs by name, the asked one first; raises `SettingsError`."""
+    """The runs by name, the asked one first; raises `SettingsError`.
+
+    The run beside a private one is the researcher's reference: it adds in clear and is never published.
+    """
     check_settings(config)
-    return {name: _federation(config, folder, name, plan) for name, plan in _plans(config).items()}
+    plans = _plans(config)
+    asked = next(iter(plans))
+    return {
+        name: _federation(config, folder, name, plan, config.cohort.aggregation if name == asked else PLAIN)
+        for name, plan in plans.items()
+    }
 
 
 def _plans(config: Config) -> dict[str, PrivacyPlan]:
@@ -203,7 +211,7 @@ def options(config: Config, *, private: bool) -> dict[str, Any]:
     return {**config.model.options, **(config.model.private_options if private else {})}
 
 
-def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> Federation:
+def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggregation: str) -> Federation:
     rounds = RoundsConfig(
         rounds=plan.rounds,
         seed=config.seed,
@@ -219,7 +227,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan) -> F
         plan=plan,
         training=training(config, private=plan.private),
         popularity=config.model.popularity,
-        aggregation=config.cohort.aggregation,
+        aggregation=aggregation,
     )
     return Federation(
         folder=folder / "runs" / name,
