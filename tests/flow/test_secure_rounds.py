@@ -136,7 +136,7 @@ def test_a_secure_run_killed_anywhere_resumes_to_the_same_model(
 def test_an_unknown_aggregation_is_named(run_job, tmp_path):
     code, text = run_job(tmp_path, "cohort.aggregation=blind")
     assert code == 2
-    assert "choose plain or secure" in text
+    assert "choose one of plain, secure" in text
 
 
 @pytest.mark.slow
