@@ -4,8 +4,8 @@
     python -m benchmarks.round [--quick]
 
 Both sides run the same thing: a model of 10,000 float32, every merchant answers with a zero update, FedAvg. The
-figure is the median round after the first; the first round and the start-up stand in rows of their own. Ours is
-measured before and after the peer's run, as Ray takes the machine for itself while it runs.
+figure is the median round after the first; ours has its first round, start-up included, in a row of its own. Ours
+is measured before and after the peer's run, as Ray takes the machine for itself while it runs.
 """
 
 import functools
