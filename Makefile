@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## train a league on real data, publish a signed release, serve it
-	$(BIN)/python simulate.py experiment=demo
+	$(BIN)/python simulate.py
 
 test: $(READY) ## every fast test
 	$(BIN)/python -m pytest -m "not slow"

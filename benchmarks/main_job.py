@@ -17,7 +17,7 @@ QUICK = (
 
 def main() -> int:
     """Run the demo once and print its rows."""
-    run = run_job("experiment=demo", *(QUICK if "--quick" in sys.argv else ()))
+    run = run_job(*(QUICK if "--quick" in sys.argv else ()))
     rows = [row("demo_wall", run.wall_s, "s", 1), row("demo_peak_memory", run.peak_mib, "MiB", 1)]
     for view in ("novel", "all"):
         ours, peer = metric(run.results, "federated", view), metric(run.results, "centralised", view)

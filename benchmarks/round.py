@@ -28,7 +28,7 @@ from server.rounds import RoundsConfig, run_rounds
 from simulation.flower_runtime import QUIET
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
-from strategies.build import StrategyConfig, build
+from strategies.build import StrategyConfig
 from strategies.cohort import CohortGrid, PlainCohort
 
 MERCHANTS, PARAMETERS = 50, 10_000
@@ -96,7 +96,7 @@ def in_process(rounds: int) -> list[float]:
     start = Checkpoint(0, "benchmark", {"w": np.zeros(PARAMETERS, np.float32)})
     with TemporaryDirectory() as folder:
         run_rounds(
-            build(StrategyConfig()),
+            StrategyConfig(),
             league,
             grid,
             start,

@@ -2,8 +2,8 @@
 """The merchant's share of the release gate: is the candidate better than the last release, on the newest weeks?
 
 Per user one number is compared: ndcg@10 of the candidate minus ndcg@10 of the last release, on the novel view.
-What leaves is the sum over users of (1, candidate, difference, difference squared), each within [-1, 1]; in mode
-`local` it carries Gaussian noise with each user's vector clipped to `gate_clipping_norm`; both models are then
+What leaves is the sum over users of (1, candidate, difference, difference squared), each within [-1, 1]. In
+private modes it carries noise, with each user's vector clipped to `gate_clipping_norm`; both models are then
 judged with the league's popularity in place of the merchant's own, which is made of everybody's purchases.
 
 Guarantees:
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from client.protection import protected
 from client.trainer import Bench, Draws
 from client.wire import Array, Reply
 from data.samples import EvaluationSet, UserHistories
 from models.parameters import load_public
-from privacy.noise import NoiseSource, add_noise_to_array
 from privacy.plan import PrivacyPlan
 
 METRIC, VIEW = "ndcg@10", "novel"
@@ -41,9 +41,7 @@ def gate_sums(
         return Reply({SUMS: _rows(bench, own, validation, arrays).sum(axis=0).astype(np.float32)}, {}, weight=1)
     nobody = own.take([])
     clipped = clip_rows(_rows(bench, nobody, validation, arrays), plan.gate_clipping_norm)
-    deviation = plan.gate_noise_multiplier * plan.gate_clipping_norm
-    noise = NoiseSource(draws.noise).stream("gate")
-    return Reply({SUMS: add_noise_to_array(clipped.sum(axis=0), deviation, noise)}, {}, weight=1)
+    return protected(SUMS, clipped.sum(axis=0), plan, "gate", draws)
 
 
 def models_of(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

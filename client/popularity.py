@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The merchant's share of the league's popularity: how many users bought each item, once per run.
 
-In mode `local` each user's row is scaled down to L2 norm `popularity_clipping_norm` and Gaussian noise is added
-to the sum (one-shot Gaussian mechanism).
+In private modes each user's row is scaled down to L2 norm `popularity_clipping_norm` and noise is added to the sum
+(one-shot Gaussian mechanism).
 
 Guarantees:
 - One user changes a private histogram by at most the clipping norm before noise.
 """
 
+from client.protection import protected
 from client.trainer import Draws
 from client.wire import Reply
 from data.samples import UserHistories
 from models.popularity import popularity_counts
-from privacy.noise import NoiseSource, add_noise_to_array
 from privacy.plan import PrivacyPlan
 
 HISTOGRAM = "buyers"
@@ -23,6 +23,4 @@ def noisy_histogram(own: UserHistories, n_items: int, plan: PrivacyPlan, draws: 
     if not plan.private:
         return Reply({HISTOGRAM: popularity_counts(own, n_items)}, {}, weight=1)
     clipped = popularity_counts(own, n_items, clipping_norm=plan.popularity_clipping_norm)
-    deviation = plan.popularity_noise_multiplier * plan.popularity_clipping_norm
-    noised = add_noise_to_array(clipped, deviation, NoiseSource(draws.noise).stream("popularity"))
-    return Reply({HISTOGRAM: noised}, {}, weight=1)
+    return protected(HISTOGRAM, clipped, plan, "popularity", draws)

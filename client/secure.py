@@ -20,10 +20,12 @@ from client.enrolment import FOLDER, open_identity, open_pinned
 from client.errors import HomeError, Refused
 from client.home import Home
 from client.wire import Reply, Request
+from privacy.noised_exchange import NoisedExchange
 from privacy.secagg import wire
 from privacy.secagg.errors import RequestRefused, StateRefused
 from privacy.secagg.identity import Identity
 from privacy.secagg.keystore import FileKeyStore
+from privacy.secagg.masks import Vector
 from privacy.secagg.merchant import MerchantSession
 from privacy.secagg.roster import Requirements, Roster
 from privacy.secagg.round_messages import Certificate, RoundOpen, Survivors
@@ -48,10 +50,12 @@ class SecureSeat:
         """How many merchants ROUND_OPEN asks; raises `SecAggError`."""
         return len(RoundOpen.decode(opening).cohort)
 
-    def report(self, request: Request, exchange: Exchange, answer: Callable[[], tuple[Reply, bytes]]) -> Reply:
+    def report(
+        self, request: Request, exchange: Exchange | NoisedExchange, answer: Callable[[Roster], Vector]
+    ) -> Reply:
         """REPORT to a request that carries ROUND_OPEN; empty for a witness, who is asked for no vector.
 
-        `answer` computes the reply and its dither; it is called when the round has been accepted.
+        `answer` computes the vector; it is called when the round has been accepted.
 
         Raises:
             Refused: this merchant is in no roster.
@@ -63,9 +67,7 @@ class SecureSeat:
             opened = session.open_round(request.secagg, exchange.terms(self._roster, asked))
             if session.index not in opened.cohort:
                 return _masked(b"")
-            reply, dither = answer()
-            vector = exchange.vector(self._roster, reply.arrays, reply.statistics, reply.weight, dither)
-            return _masked(session.report(vector))
+            return _masked(session.report(answer(self._roster)))
 
     def follow(self, message: bytes) -> Reply:
         """The answer to any message after or before REPORT: set-up, SURVIVORS, CERTIFICATE.

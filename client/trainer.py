@@ -4,6 +4,7 @@
 One step draws each user with the plan's rate, takes one bounded sample per user, and follows the sum of their
 gradients divided by a constant. In mode `local` each user's gradient is clipped over all shared parameters and
 noise is added to the sum (Abadi et al. 2016, Alg. 1, with users for examples); what follows is post-processing.
+In mode `distributed` a round is one such step at the global model, with this merchant's share of the noise.
 
 Guarantees:
 - Every private step draws its users as the accountant assumes, empty draws included.
@@ -28,9 +29,10 @@ from data.sampling import poisson_sample
 from models.parameters import ParameterSpec, shared_arrays
 from models.task import Task
 from privacy.clipping import PerUserGradients
+from privacy.integer_update import integer_update
 from privacy.noise import NoiseSource, add_noise
 from privacy.plan import PrivacyPlan
-from privacy.stages import LocalUpdate, NoisedUpdate, NoiseReceipt
+from privacy.stages import ClippedUpdate, LocalUpdate, NoisedUpdate, NoiseReceipt
 
 MAX_STEPS = 100_000
 
@@ -143,18 +145,13 @@ def train_privately(
     Raises:
         privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
     """
-    users = len(own)
     start, anchors = shared_arrays(bench.model, bench.spec), _copies(bench)
     engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
     optimiser, rng, noise = _optimiser(bench, config), draws.generator(), NoiseSource(draws.noise)
     divisor = plan.sampling_rate * config.expected_users
     receipts: list[NoiseReceipt] = []
     for step in range(plan.steps_per_round):
-        drawn = poisson_sample(users, plan.sampling_rate, rng)
-        negatives = bench.task.negatives(rng, bench.device)
-        with engine.record(batch_size=len(drawn), shared=[negatives]):
-            losses = _losses(bench, own, drawn, rng, negatives)
-        clipped = engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
+        clipped = _clipped_step(bench, engine, own, plan, rng)
         noised = add_noise(clipped, plan.noise_multiplier, noise.stream(f"step/{step}"))
         receipts.extend(noised.receipts)
         for name, parameter in _trainable(bench).items():
@@ -162,6 +159,34 @@ def train_privately(
         _pull(bench, anchors, config.proximal_mu)
         optimiser.step()
     return _reply(NoisedUpdate.computed_from(receipts, _difference(bench, start)), {}, weight=1)
+
+
+def train_in_shares(bench: Bench, own: UserHistories, plan: PrivacyPlan, draws: Draws) -> Reply:
+    """Training in mode `distributed`: one clipped sum of gradients, downhill, as words for a mask.
+
+    Raises:
+        privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
+    """
+    engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
+    clipped = _clipped_step(bench, engine, own, plan, draws.generator(), sign=-1.0)
+    noised = integer_update(clipped, plan, NoiseSource(draws.noise).integers("training"))
+    return Reply({}, {}, weight=1, words=noised.words.tobytes())
+
+
+def _clipped_step(
+    bench: Bench,
+    engine: PerUserGradients,
+    own: UserHistories,
+    plan: PrivacyPlan,
+    rng: np.random.Generator,
+    sign: float = 1.0,
+) -> ClippedUpdate:
+    """The sum over drawn users of the clipped gradients of `sign` times their loss."""
+    drawn = poisson_sample(len(own), plan.sampling_rate, rng)
+    negatives = bench.task.negatives(rng, bench.device)
+    with engine.record(batch_size=len(drawn), shared=[negatives]):
+        losses = sign * _losses(bench, own, drawn, rng, negatives)
+    return engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
 
 
 def _reply(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from client.errors import Refused, WireError
 
-MAGIC = b"HSW\x02"
+MAGIC = b"HSW\x03"
 HEADER_BYTES = len(MAGIC) + 8
 MAX_FRAME_BYTES = 2**30
 Scalar = str | int | float
@@ -55,12 +55,14 @@ class Reply:
     """What a merchant lets out: an update or a histogram, summed statistics, its weight in the mean.
 
     In secure exchanges all three are empty, and `secagg` is the protocol's answer; in plain ones it is None.
+    `words` (little-endian uint32) are what mode `distributed` answers before the mask: they stay in the worker.
     """
 
     arrays: Mapping[str, Array]
     statistics: Mapping[str, Array]
     weight: int
     secagg: bytes | None = None
+    words: bytes = b""
 
 
 class _Tensor(msgspec.Struct, array_like=True, frozen=True):
@@ -83,6 +85,7 @@ class _Reply(msgspec.Struct, tag="reply", frozen=True):
     statistics: dict[str, _Tensor]
     weight: int
     secagg: bytes | None
+    words: bytes
 
 
 class _Refusal(msgspec.Struct, tag="refusal", frozen=True):
@@ -103,7 +106,7 @@ def encode_request(request: Request) -> bytes:
 def encode_reply(reply: Reply) -> bytes:
     """The reply as the body of a frame; raises `WireError` for an array that is not float32."""
     arrays, statistics = _pack(reply.arrays), _pack(reply.statistics)
-    return _encoder.encode(_Reply(arrays, statistics, reply.weight, reply.secagg))
+    return _encoder.encode(_Reply(arrays, statistics, reply.weight, reply.secagg, reply.words))
 
 
 def encode_refusal(reason: str) -> bytes:
@@ -127,7 +130,8 @@ def decode_reply(body: bytes) -> Reply:
         raise Refused(message.reason)
     if not isinstance(message, _Reply):
         raise WireError("expected a reply, found a request")
-    return Reply(_unpack(message.arrays), _unpack(message.statistics), message.weight, message.secagg)
+    arrays, statistics = _unpack(message.arrays), _unpack(message.statistics)
+    return Reply(arrays, statistics, message.weight, message.secagg, message.words)
 
 
 def send_frame(connection: socket.socket, body: bytes) -> None:

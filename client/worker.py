@@ -29,7 +29,7 @@ from client.home import Home
 from client.popularity import HISTOGRAM, noisy_histogram
 from client.runtime import Runtime
 from client.secure import SecureSeat
-from client.trainer import Draws, TrainingConfig, train_locally, train_privately
+from client.trainer import Draws, TrainingConfig, train_in_shares, train_locally, train_privately
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
@@ -37,18 +37,20 @@ from models.errors import ParameterMismatch
 from models.parameters import load_public
 from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
-from privacy.plan import Mode, PrivacyPlan
+from privacy.noised_exchange import NoisedExchange
+from privacy.plan import FAMILY, Mode, PrivacyPlan
 from privacy.policy import RoundRequest
 from privacy.secagg.errors import SecAggError
+from privacy.secagg.masks import Vector
+from privacy.secagg.roster import Roster
 from privacy.secure_exchange import Exchange
 
 Act = Callable[[Draws], Reply]
-PURPOSE = {"train": "training", "popularity": "popularity", "gate": "gate"}
 PROXIMAL = "proximal-mu"
 PROTOCOL = "secagg"
 # How an answer travels, which decides nothing of what it holds.
 TRANSPORT = ("aggregation", "max-weight")
-SPOKEN = (Mode.NONE, Mode.LOCAL)
+SPOKEN = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 MAX_RUN_NAME = 200
 MAX_STEPS = 100_000
 # Far from these, float32 rounds a clipped share up past its bound, or overflows.
@@ -71,8 +73,8 @@ class Worker:
             Refused: the merchant's policy, its budget, or the request itself forbids it; fit for the platform.
             Exception: anything else (data, ledger, disk) is the merchant's own affair and stays at home.
         """
-        if request.kind not in (*PURPOSE, PROTOCOL):
-            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(PURPOSE)}")
+        if request.kind not in (*FAMILY, PROTOCOL):
+            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(FAMILY)}")
         if not 1 <= len(request.run) <= MAX_RUN_NAME:
             raise Refused(f"a run's name has 1 to {MAX_RUN_NAME} characters, found {len(request.run)}")
         try:
@@ -143,6 +145,8 @@ class Worker:
             return lambda draws: gate_sums(runtime, self.histories, self.validation, request.arrays, plan, draws)
         config = _training(request)
         load_public(runtime.model, runtime.spec, request.arrays)
+        if plan.mode is Mode.DISTRIBUTED:
+            return lambda draws: train_in_shares(runtime, self.histories, plan, draws)
         if plan.private:
             return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
         return lambda draws: train_locally(runtime, self.histories, config, draws)
@@ -154,12 +158,17 @@ class Worker:
         the same numbers anew.
         """
 
-        def answer() -> tuple[Reply, bytes]:
+        exchange = self._exchange(request, plan)
+
+        def answer(roster: Roster) -> Vector:
             inputs = self._inputs(request)
             reply = self._once(request, plan, act) if plan.private else self._kept(request, inputs, act)
-            return reply, self._home.key("dither", inputs.hex())
+            if isinstance(exchange, NoisedExchange):
+                return exchange.vector(reply.words)
+            dither = self._home.key("dither", inputs.hex())
+            return exchange.vector(roster, reply.arrays, reply.statistics, reply.weight, dither)
 
-        return self._seat.report(request, self._exchange(request, plan), answer)
+        return self._seat.report(request, exchange, answer)
 
     def _kept(self, request: Request, inputs: bytes, act: Act) -> Reply:
         reply = self._answers.find(request.run, request.kind, inputs)
@@ -168,20 +177,26 @@ class Worker:
             self._answers.store(request.run, request.kind, inputs, reply)
         return reply
 
-    def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange:
+    def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange | NoisedExchange:
         """What an answer to this request holds, by this merchant's own knowledge."""
-        max_weight = _whole(request.settings, "max-weight") or 1
+        arrays = self._answered(request)
+        if plan.mode is Mode.DISTRIBUTED:
+            return NoisedExchange(plan, FAMILY[request.kind], arrays)
+        trained_openly = request.kind == "train" and not plan.private
+        statistics: dict[str, tuple[int, ...]] = {"loss": (), "users": ()} if trained_openly else {}
+        return Exchange(request.kind, arrays, statistics, _whole(request.settings, "max-weight") or 1)
+
+    def _answered(self, request: Request) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the arrays that are asked for."""
         if request.kind == "popularity":
-            return Exchange(request.kind, {HISTOGRAM: (self._runtime.vocabulary.size + 1,)}, {}, max_weight)
+            return {HISTOGRAM: (self._runtime.vocabulary.size + 1,)}
         if request.kind == "gate":
-            return Exchange(request.kind, {SUMS: (4,)}, {}, max_weight)
-        arrays = {name: request.arrays[name].shape for name in self._runtime.spec.shared}
-        statistics: dict[str, tuple[int, ...]] = {} if plan.private else {"loss": (), "users": ()}
-        return Exchange(request.kind, arrays, statistics, max_weight)
+            return {SUMS: (4,)}
+        return {name: request.arrays[name].shape for name in self._runtime.spec.shared}
 
     def _once(self, request: Request, plan: PrivacyPlan, act: Act) -> Reply:
         inputs = self._inputs(request)
-        purpose = PURPOSE[request.kind]
+        purpose = FAMILY[request.kind]
         reservation = self._ledger.reserve(
             plan.release_events(purpose),
             run=request.run,

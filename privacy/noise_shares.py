@@ -75,9 +75,14 @@ class NoiseShare:
         return int(room // cohort)
 
     @property
+    def deviation(self) -> float:
+        """What every merchant adds, in units of the update."""
+        return self.deviation_grid * 2.0**-self.scale_log2
+
+    @property
     def total_deviation(self) -> float:
         """Deviation of the whole cohort's noise, in units of the update: nobody dropped, nobody's noise known."""
-        return math.sqrt(self.tolerance.cohort) * self.deviation_grid * 2.0**-self.scale_log2
+        return math.sqrt(self.tolerance.cohort) * self.deviation
 
 
 @dataclass(frozen=True, slots=True)

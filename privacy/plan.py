@@ -34,7 +34,7 @@ from privacy.errors import CalibrationError
 from privacy.noise_shares import NoiseShare, Sharing, Tolerance
 from privacy.statements import adversary, not_protected, statement
 
-__all__ = ["Mode", "PrivacyPlan", "PrivacyRequest", "Unit", "calibrate"]
+__all__ = ["FAMILY", "Mode", "PrivacyPlan", "PrivacyRequest", "Unit", "calibrate"]
 
 
 class Mode(StrEnum):
@@ -57,6 +57,7 @@ class Unit(StrEnum):
 _BUILT: Final = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 _ENFORCED: Final = (Unit.USER_MERCHANT, Unit.USER_K)
 _FAMILIES: Final = ("popularity", "training", "gate")
+FAMILY: Final = {"popularity": "popularity", "train": "training", "gate": "gate"}  # by what is asked
 _SHARING: Final = ("cohort", "dropouts", "colluders", "coordinates", "scale_log2")
 _SAMPLER_SHARE: Final = 1e-6  # of delta, kept for the distance of drawn noise from the exact distribution
 
@@ -208,6 +209,16 @@ class PrivacyPlan:
         tolerance = Tolerance(self.cohort, self.dropouts, self.colluders)
         return Sharing(tolerance, self.coordinates, self.scale_log2)
 
+    def merchant_noise(self, family: str) -> float:
+        """Deviation of the noise that every merchant adds to each number of a release, in units of the update."""
+        if not self.release_events(family):
+            return 0.0
+        if self.mode is Mode.DISTRIBUTED:
+            return self.share(family).deviation
+        prefix = "" if family == "training" else f"{family}_"
+        noise, norm = getattr(self, f"{prefix}noise_multiplier"), getattr(self, f"{prefix}clipping_norm")
+        return float(noise * norm)
+
     def share(self, family: str) -> NoiseShare:
         """What every merchant adds to this release, its grid and the room in the ring.
 
@@ -232,7 +243,11 @@ class PrivacyPlan:
     @property
     def statement(self) -> str:
         """The guarantee in words, with its unit, adversary, epsilon and delta."""
-        words = (self.mode, self.unit, self.epsilon, self.delta, self.rounds, self.steps, self.merchants_per_user)
+        return self.stated(self.epsilon)
+
+    def stated(self, spent: float) -> str:
+        """The guarantee in words where `spent` epsilon was used in all, of several runs perhaps."""
+        words = (self.mode, self.unit, spent, self.delta, self.rounds, self.steps, self.merchants_per_user)
         return statement(*words, self._tolerance)
 
     @property
@@ -315,7 +330,7 @@ def _cost(events: tuple[DpEvent, ...], delta: float, accountant: Accountant) -> 
     try:
         return epsilon(events, delta, accountant)
     except ValueError as beyond:  # the accountant's arithmetic ends before delta does
-        raise CalibrationError(f"delta={delta:g} is too small to account for; raise it ({beyond})") from None
+        raise CalibrationError(f"delta={delta:.3g} is too small to account for; raise it ({beyond})") from None
 
 
 def _releases_per_unit(mode: Mode, merchants: int) -> float:

@@ -129,6 +129,10 @@ class Policy:
                 request.cohort_size >= self.min_cohort,
             ),
             (
+                f"in mode {str(plan.mode)!r} a single answer carries too little noise to leave without a mask",
+                request.secure_aggregation or plan.mode is not Mode.DISTRIBUTED,
+            ),
+            (
                 "secure aggregation is required and was not offered",
                 request.secure_aggregation or not self.secure_aggregation_required,
             ),

@@ -74,8 +74,8 @@ class Exchange:
         plan = self._plan(roster)
         return quantisation.quantise(plan, values, weight=weight, entropy=lambda size: dither[:size])
 
-    def opened(self, roster: Roster, vector: Vector) -> Opened:
-        """What a sum of such vectors stands for."""
+    def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened:
+        """What the sum of `survivors` such vectors stands for; the weight in it says how much each counts."""
         plan = self._plan(roster)
         sums = quantisation.totals(plan, vector)
         if sums.weight < 1:

@@ -74,5 +74,6 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the run; an error ends the ServerApp, and Flower marks the run as failed."""
     folder = Path(str(context.run_config["league"]))
     file, start = read_run(folder)
-    cohort = open_cohort(folder, file.aggregation, file.run, file.min_survivors)
-    conduct(grid, cohort, file.settings(), start, folder / "checkpoints", lambda checkpoint: None)
+    settings = file.settings()
+    cohort = open_cohort(folder, file.aggregation, file.run, settings.plan, file.min_survivors)
+    conduct(grid, cohort, settings, start, folder / "checkpoints", lambda checkpoint: None)

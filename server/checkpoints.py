@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ from server.errors import CheckpointMismatch, ServerError
 
 FORMAT = "hansa.checkpoint/1"
 KEPT = 3
-MODEL, FIXED, STRATEGY = "model/", "fixed/", "strategy/"
+MODEL, AVERAGED, FIXED, STRATEGY = "model/", "averaged/", "fixed/", "strategy/"
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 State = Mapping[str, npt.NDArray[np.generic]]
@@ -49,7 +50,8 @@ class Checkpoint:
     """The state of a run after `round` rounds.
 
     Attributes:
-        arrays: the trained model.
+        arrays: the trained weights, from which the next round goes on.
+        averaged: their average over the rounds, where the run averages.
         fixed: what belongs to the model and is not trained.
         strategy: what the strategy carries, see `strategies.state`.
     """
@@ -60,6 +62,12 @@ class Checkpoint:
     fixed: Arrays = field(default_factory=dict)
     strategy: State = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
+    averaged: Arrays = field(default_factory=dict)
+
+    @property
+    def model(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The model to measure and to publish after this round."""
+        return {**self.arrays, **self.averaged, **self.fixed}
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -139,7 +147,12 @@ def _read(path: Path) -> Checkpoint | None:
 
 def _encode(checkpoint: Checkpoint) -> bytes:
     header = _Header(FORMAT, checkpoint.round, checkpoint.config_hash, checkpoint.history)
-    groups = {MODEL: checkpoint.arrays, FIXED: checkpoint.fixed, STRATEGY: checkpoint.strategy}
+    groups = {
+        MODEL: checkpoint.arrays,
+        AVERAGED: checkpoint.averaged,
+        FIXED: checkpoint.fixed,
+        STRATEGY: checkpoint.strategy,
+    }
     tensors = {p + k: np.asarray(v, order="C") for p, group in groups.items() for k, v in group.items()}
     return save(tensors, {"hansa": msgspec.json.encode(header).decode()})
 
@@ -155,11 +168,16 @@ def _decode(data: bytes) -> Checkpoint | None:
     return Checkpoint(
         round=header.round,
         config_hash=header.config_hash,
-        arrays={k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)},
-        fixed={k.removeprefix(FIXED): v for k, v in tensors.items() if k.startswith(FIXED)},
-        strategy={k.removeprefix(STRATEGY): v for k, v in tensors.items() if k.startswith(STRATEGY)},
+        arrays=_under(MODEL, tensors),
+        averaged=_under(AVERAGED, tensors),
+        fixed=_under(FIXED, tensors),
+        strategy=_under(STRATEGY, tensors),
         history=header.history,
     )
+
+
+def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _short_hash(data: bytes) -> str:

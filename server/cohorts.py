@@ -7,6 +7,8 @@ of epochs and rounds beside its checkpoints.
 
 from pathlib import Path
 
+from privacy.integer_update import check_roster
+from privacy.plan import PrivacyPlan
 from privacy.secagg.roster import decode_roster
 from server.errors import ServerError
 from server.numbers import RisingNumbers
@@ -17,12 +19,12 @@ PLAIN, SECURE = "plain", "secure"
 ROSTER = "roster.bin"
 
 
-def open_cohort(folder: Path, aggregation: str, run: str, min_survivors: float) -> Cohort:
+def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min_survivors: float) -> Cohort:
     """The cohort of the run in `folder`; `min_survivors` counts in plain cohorts, the roster in secure ones.
 
     Raises:
         ServerError: the folder lacks what the aggregation needs, or it is neither `plain` nor `secure`.
-        privacy.secagg.errors.SecAggError: the roster is unsafe or damaged.
+        privacy.errors.PrivacyError: the roster is unsafe or damaged, or promises less than the plan counts on.
     """
     if aggregation == PLAIN:
         return PlainCohort(min_survivors)
@@ -34,4 +36,6 @@ def open_cohort(folder: Path, aggregation: str, run: str, min_survivors: float) 
         raise ServerError(
             f"{folder / ROSTER}: a secure run needs the league's roster; prepare the run again"
         ) from None
+    if plan.sharing is not None:
+        check_roster(plan, roster)
     return SecureCohort(roster, run, RisingNumbers(folder / "checkpoints"))

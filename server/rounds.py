@@ -23,6 +23,8 @@ from flwr.serverapp.strategy import Strategy
 
 from server.checkpoints import Arrays, Checkpoint, CheckpointFolder, RoundRecord
 from server.errors import NotEnoughMerchants, RunFailed
+from strategies.averaging import averaged
+from strategies.build import StrategyConfig, build
 from strategies.cohort import CohortGrid
 from strategies.errors import CohortFailed
 from strategies.state import restore, state_of
@@ -67,7 +69,7 @@ def gather(grid: Grid, min_merchants: int, timeout_s: float, poll_s: float = 0.2
 
 
 def run_rounds(
-    strategy: Strategy,
+    chosen: StrategyConfig,
     league: Grid,
     grid: CohortGrid,
     start: Checkpoint,
@@ -83,10 +85,13 @@ def run_rounds(
     Raises:
         RunFailed: no round of the whole run succeeded.
     """
+    strategy = build(chosen)
     restore(strategy, start.strategy)
     state = start
     for number in range(start.round + 1, config.rounds + 1):
         state = _one_round(number, strategy, league, grid, state, config, train_config)
+        if chosen.averaging:
+            state = replace(state, averaged=averaged(state.averaged, state.arrays, number, chosen.averaging))
         checkpoints.save(state)
         observe(state)
     if state.history and all(record.failure for record in state.history):

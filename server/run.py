@@ -22,7 +22,7 @@ from server.checkpoints import Checkpoint, CheckpointFolder
 from server.cohorts import SECURE
 from server.gate import ask_sum
 from server.rounds import Observer, RoundsConfig, gather, run_rounds
-from strategies.build import StrategyConfig, build
+from strategies.build import StrategyConfig
 from strategies.cohort import Cohort, CohortGrid, Expected
 
 BUYERS = "buyers"
@@ -85,9 +85,7 @@ def conduct(
     observe(state)
     statistics, max_weight = ({}, 1) if settings.plan.private else (TRAIN_STATISTICS, MAX_EXAMPLES)
     cohort_grid = CohortGrid(grid, cohort, statistics, max_weight, state.fixed)
-    return run_rounds(
-        build(settings.strategy), grid, cohort_grid, state, settings.rounds, proposal, checkpoints, observe
-    )
+    return run_rounds(settings.strategy, grid, cohort_grid, state, settings.rounds, proposal, checkpoints, observe)
 
 
 def _with_popularity(
@@ -109,6 +107,6 @@ def _with_popularity(
         settings.rounds.round_timeout_s,
     )
     counts = (total.mean[BUYERS].astype(np.float64) * total.weight).astype(np.float32)
-    noise = plan.popularity_noise_multiplier * plan.popularity_clipping_norm * math.sqrt(total.survivors)
+    noise = plan.merchant_noise("popularity") * math.sqrt(total.survivors)
     prior = log_popularity(counts, floor=max(0.5, noise))
     return replace(start, fixed={**start.fixed, settings.popularity: prior})

@@ -17,6 +17,7 @@ from client.runtime import open_runtime, read_runtime
 from client.wire import Array
 from data.samples import EvaluationSet, Ragged, UserHistories
 from models.baselines import evaluate_baselines
+from privacy.plan import Mode
 from simulation import references
 from simulation.config import Config
 from simulation.federation import FederatedRun, Federation, starting_model
@@ -106,7 +107,7 @@ def _baselines(researcher: Researcher, league: PreparedLeague, display: Display)
 def _measure_run(
     config: Config, name: str, run: FederatedRun, league: PreparedLeague, display: Display
 ) -> list[Measured]:
-    final = {**run.final.arrays, **run.final.fixed}
+    final = run.final.model
     untrained = {**starting_model(run.federation).arrays, **run.final.fixed}
     with _pool(config, run.federation) as pool:
         found = [Measured(name, name, name == PRIVATE, _evaluate(pool, league, final, name, display))]
@@ -125,7 +126,7 @@ def _evaluate(
 
 def _references(config: Config, run: FederatedRun, league: PreparedLeague, display: Display) -> list[Measured]:
     start = {**starting_model(run.federation).arrays, **run.final.fixed}
-    ordinary = training(config, private=False)
+    ordinary = training(config, Mode.NONE)
     settings = {
         name: _reference_settings(config, run, {**ordinary, **laid_over})
         for name, laid_over in (("alone", config.model.local_only), ("together", config.model.centralised))

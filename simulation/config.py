@@ -31,26 +31,27 @@ class DataConfig:
 class ModelConfig:
     """The task, and its settings for each way of training it.
 
-    `popularity` names the model's array of league popularity, "" where a task has none. `private_*` are laid
-    over the ordinary ones in private runs, `centralised` and `local_only` in those reference runs. The strategies
-    are what `strategy=recipe` means.
+    `popularity` names the model's array of league popularity, "" where a task has none. Options, training and
+    strategy of `under_noise` are laid over the ordinary ones in private runs of that mode, `centralised` and
+    `local_only` over training in those reference runs. The strategies are what `strategy=recipe` means.
     """
 
     task: str = MISSING
     popularity: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-    private_options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     strategy: dict[str, Any] = field(default_factory=dict)
-    private_strategy: dict[str, Any] = field(default_factory=dict)
-    private_training: dict[str, Any] = field(default_factory=dict)
+    under_noise: dict[str, dict[str, Any]] = field(default_factory=dict)
     centralised: dict[str, Any] = field(default_factory=dict)
     local_only: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """What is promised to a user, and how the budget is split."""
+    """What is promised to a user, and how the budget is split.
+
+    dropouts and colluders are shares of the league; they and scale_log2 belong to mode `distributed`.
+    """
 
     mode: str = MISSING
     unit: str = MISSING
@@ -63,6 +64,9 @@ class PrivacyConfig:
     popularity_share: float = MISSING
     gate_share: float = MISSING
     merchants_per_user: int = MISSING
+    dropouts: float = 0.0
+    colluders: float = 0.0
+    scale_log2: int = 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class StrategySettings:
     name: str = MISSING
     fraction_train: float = MISSING
     options: dict[str, Any] = field(default_factory=dict)
+    averaging: float = 0.0
 
 
 @dataclass(frozen=True)

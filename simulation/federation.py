@@ -54,7 +54,8 @@ class Federation:
 
     def cohort(self) -> Cohort:
         """The platform's cohort over this run's merchants, once `set_up` has prepared them."""
-        return open_cohort(self.folder, self.settings.aggregation, self.settings.run, self.min_survivors)
+        settings = self.settings
+        return open_cohort(self.folder, settings.aggregation, settings.run, settings.plan, self.min_survivors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ def _write_rosters(federation: Federation, league: PreparedLeague) -> None:
     homes = {merchant.name: home_path(federation.nodes, merchant) for merchant in league.merchants}
     for home in homes.values():
         shutil.rmtree(home / SECAGG, ignore_errors=True)  # of a set-up that was killed half way
-    (federation.folder / ROSTER).write_bytes(write_rosters(homes, federation.settings.run, federation.seed))
+    settings = federation.settings
+    roster = write_rosters(homes, settings.run, federation.seed, settings.plan.sharing)
+    (federation.folder / ROSTER).write_bytes(roster)
 
 
 def _policy(federation: Federation) -> str:

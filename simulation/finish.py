@@ -64,7 +64,7 @@ def release(
     """
     repository = open_repository(Path(config.repository) if config.repository else folder / "platform")
     previous = last_model(repository, folder / "gate")
-    if resumed and previous is not None and same_model(previous, {**run.final.arrays, **run.final.fixed}):
+    if resumed and previous is not None and same_model(previous, run.final.model):
         version = repository.versions()[-1]
         display.say(f"release {version} was published before this run was interrupted")
         return Release({"version": version, "published": True, "gate": "published before"}, repository)
@@ -91,10 +91,10 @@ def _gate(
         return ask_gate(
             InProcessGrid(league.names, pool),
             run.federation.cohort(),
-            {**run.final.arrays, **run.final.fixed},
+            run.final.model,
             previous,
             proposal,
-            plan.gate_noise_multiplier * plan.gate_clipping_norm,
+            plan.merchant_noise("gate"),
             config.cohort.round_timeout_s,
         )
     finally:
@@ -127,7 +127,7 @@ def serve(
     merchant, found = chosen
     home = home_path(run.federation.nodes, merchant)
     installed = install(home, repository)
-    _write_local_part(run, home, {**run.final.arrays, **run.final.fixed})
+    _write_local_part(run, home, run.final.model)
     names = _names(run.federation.league)
     with serving(home) as address:
         answers = [recommend(address, shopper, RECOMMENDED) for shopper in found]

@@ -75,11 +75,11 @@ def _run(config: Config, display: Display) -> None:
     check_settings(config)
     folder, resumed = run_folder(config, datetime.now(UTC))
     display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
-    planned = federations(config, folder)
     timings = Timings()
     with timings.of("prepare"):
         league = _league(config, folder)
-    check_league(config, league)
+        check_league(config, league)
+        planned = federations(config, folder, league)
     display.say(
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
         f"{sum(merchant.events for merchant in league.merchants):,} events"
@@ -155,7 +155,7 @@ def _observer(
     def observe(state: Checkpoint) -> None:
         measured = state.round % every == 0 or state.round == rounds
         if measured and not log.logged(name, state.round):
-            views = evaluate(pool, league.names, {**state.arrays, **state.fixed}, VALID, None)
+            views = evaluate(pool, league.names, state.model, VALID, None)
             if any(len(found["novel"].users) for found in views.values()):
                 curve[state.round] = mean_ndcg(views)
         values = {CURVE: curve[state.round]} if state.round in curve else {}
@@ -199,7 +199,7 @@ def _results(
         "created": datetime.now(UTC).isoformat(),
         "seed": config.seed,
         "config_hash": config_hash(config),
-        "model_hash": model_hash({**asked.final.arrays, **asked.final.fixed}),
+        "model_hash": model_hash(asked.final.model),
         "league": league_part(league),
         "privacy": privacy_part(asked.federation.settings.plan),
         "methods": comparison.methods,

@@ -3,7 +3,7 @@
 
 import math
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,24 @@ import numpy as np
 from client.errors import HomeError
 from client.runtime import choose_device
 from client.trainer import TrainingConfig
+from data.catalogue import Vocabulary
 from models.errors import ModelError
+from models.parameters import arrays_of
 from models.tasks import build_task
 from privacy.errors import PrivacyError
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
+from privacy.secagg.tags import MAX_MEMBERS
 from server.cohorts import PLAIN, SECURE
 from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
 from simulation.federation import Federation
-from simulation.league import PreparedLeague
+from simulation.league import PreparedLeague, vocabulary_file
 from simulation.outputs import config_hash
 from strategies.build import StrategyConfig, build
 from strategies.errors import StrategyError
 
+FEWEST_MASKED = 3
 ORDINARY, PRIVATE = "federated", "federated_private"
 RECIPE = "recipe"
 ONE_ITEM = np.zeros((2, 1), np.int32)
@@ -43,10 +47,10 @@ def check_settings(config: Config) -> None:
     _check_ranges(config)
     _check_device(config.device)
     try:
-        for private in (False, True):
-            _check_strategy(strategy(config, private=private))
-            _check_model(config, private=private)
-        _plans(config)
+        for mode in (Mode.NONE, Mode(config.privacy.mode)):
+            _check_strategy(strategy(config, mode))
+            _check_model(config, mode)
+        plans(config, STAND_IN)
     except (StrategyError, ModelError, PrivacyError) as wrong:
         raise SettingsError(str(wrong)) from None
 
@@ -54,6 +58,11 @@ def check_settings(config: Config) -> None:
 def check_league(config: Config, league: PreparedLeague) -> None:
     """Judge what only the league can show: its size, and the unit of privacy; raises `SettingsError`."""
     found, least = len(league.merchants), config.cohort.min_merchants
+    if config.cohort.aggregation == SECURE and not FEWEST_MASKED <= found <= MAX_MEMBERS:
+        raise SettingsError(
+            f"cohort.aggregation=secure takes {FEWEST_MASKED} to {MAX_MEMBERS} merchants, the league has {found}: "
+            "bring more merchants, lower data.min_users, or add in clear: experiment=open"
+        )
     if found < least:
         raise SettingsError(
             f"cohort.min_merchants={least}, the league has {found}: bring more merchants, or lower "
@@ -69,27 +78,45 @@ def check_league(config: Config, league: PreparedLeague) -> None:
             )
 
 
-def federations(config: Config, folder: Path) -> dict[str, Federation]:
+def federations(config: Config, folder: Path, league: PreparedLeague) -> dict[str, Federation]:
     """The runs by name, the asked one first; raises `SettingsError`.
 
     The run beside a private one is the researcher's reference: it adds in clear and is never published.
     """
-    check_settings(config)
-    plans = _plans(config)
-    asked = next(iter(plans))
+    found = plans(config, _size(config, folder, league))
+    asked = next(iter(found))
     return {
         name: _federation(config, folder, name, plan, config.cohort.aggregation if name == asked else PLAIN)
-        for name, plan in plans.items()
+        for name, plan in found.items()
     }
 
 
-def _plans(config: Config) -> dict[str, PrivacyPlan]:
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What shared noise is laid out for: how many merchants, and the longest vector that they send."""
+
+    merchants: int
+    coordinates: int
+
+
+STAND_IN = Size(FEWEST_MASKED, 4)
+
+
+def _size(config: Config, folder: Path, league: PreparedLeague) -> Size:
+    vocabulary = Vocabulary.load(vocabulary_file(folder / "league"))
+    task = build_task(config.model.task, options(config, Mode(config.privacy.mode)), vocabulary.codes_VA)
+    model = task.build(config.seed)
+    weights = sum(array.size for array in arrays_of(model, task.spec(model).shared).values())
+    return Size(len(league.merchants), max(weights, vocabulary.size + 1))
+
+
+def plans(config: Config, size: Size) -> dict[str, PrivacyPlan]:
     """The privacy plan of each run, the asked one first."""
-    plan = _calibrated(PrivacyRequest(**_request(config)))
-    plans = {PRIVATE: plan} if plan.private else {}
+    plan = _calibrated(PrivacyRequest(**_request(config, size)))
+    found = {PRIVATE: plan} if plan.private else {}
     if not plan.private or config.compare.non_private:
-        plans[ORDINARY] = _no_privacy(config)
-    return plans
+        found[ORDINARY] = _no_privacy(config, size)
+    return found
 
 
 _calibrated = cache(calibrate)
@@ -122,6 +149,18 @@ def _check_ranges(config: Config) -> None:
     ):
         if not 0 < share <= 1:
             wrong.append(f"{name} must lie in (0, 1], found {share:g}")
+    for name, share in (("dropouts", config.privacy.dropouts), ("colluders", config.privacy.colluders)):
+        if not 0 <= share < 0.5:
+            wrong.append(f"privacy.{name} is a share of the merchants in [0, 0.5), found {share:g}")
+    if config.privacy.mode == Mode.DISTRIBUTED and cohort.aggregation == PLAIN:
+        wrong.append(
+            "privacy.mode=distributed shares noise under masks: set cohort.aggregation=secure, or privacy=local"
+        )
+    if config.privacy.mode == Mode.DISTRIBUTED and config.strategy.fraction_train != 1:
+        wrong.append(
+            "privacy.mode=distributed lays its noise out for the whole league: set strategy.fraction_train=1, "
+            f"found {config.strategy.fraction_train:g}"
+        )
     for name, seconds in (
         ("cohort.round_timeout_s", cohort.round_timeout_s),
         ("cohort.gather_timeout_s", cohort.gather_timeout_s),
@@ -132,6 +171,7 @@ def _check_ranges(config: Config) -> None:
         ("data.league", data.league, ("complete_journey", "files")),
         ("engine.name", config.engine.name, ("in_process", "ray")),
         ("cohort.aggregation", config.cohort.aggregation, (PLAIN, SECURE)),
+        ("privacy.mode", config.privacy.mode, tuple(Mode)),
     ):
         if word not in known:
             wrong.append(f"{name}={word!r}; choose one of {', '.join(known)}")
@@ -161,11 +201,15 @@ def _check_strategy(asked: StrategyConfig) -> None:
     build(asked)
 
 
-def _check_model(config: Config, *, private: bool) -> None:
-    _converted("model.options", options(config, private=private), _options_type(config.model.task))
-    build_task(config.model.task, options(config, private=private), ONE_ITEM)
-    ordinary = training(config, private=private)
-    _converted("model.private_training" if private else "model.training", ordinary, TrainingConfig)
+def _check_model(config: Config, mode: Mode) -> None:
+    _converted("model.options", options(config, mode), _options_type(config.model.task))
+    build_task(config.model.task, options(config, mode), ONE_ITEM)
+    ordinary = training(config, mode)
+    _converted(
+        f"model.under_noise.{mode}.training" if mode in config.model.under_noise else "model.training",
+        ordinary,
+        TrainingConfig,
+    )
     for name, laid_over in (("centralised", config.model.centralised), ("local_only", config.model.local_only)):
         _converted(f"model.{name}", {**ordinary, **laid_over}, TrainingConfig)
 
@@ -193,22 +237,26 @@ def workers(config: Config) -> int:
     return config.engine.workers or len(os.sched_getaffinity(0))
 
 
-def training(config: Config, *, private: bool) -> dict[str, Any]:
+def training(config: Config, mode: Mode) -> dict[str, Any]:
     """Settings of the merchants' training."""
-    return {**config.model.training, **(config.model.private_training if private else {})}
+    return {**config.model.training, **_laid_over(config, mode, "training")}
 
 
-def strategy(config: Config, *, private: bool) -> StrategyConfig:
+def strategy(config: Config, mode: Mode) -> StrategyConfig:
     """The strategy that was asked for, or the recipe's."""
     asked = asdict(config.strategy)
     if asked["name"] == RECIPE:
-        asked |= config.model.private_strategy if private else config.model.strategy
+        asked |= config.model.strategy | _laid_over(config, mode, "strategy")
     return StrategyConfig(**asked)
 
 
-def options(config: Config, *, private: bool) -> dict[str, Any]:
+def options(config: Config, mode: Mode) -> dict[str, Any]:
     """Settings of the task's model."""
-    return {**config.model.options, **(config.model.private_options if private else {})}
+    return {**config.model.options, **_laid_over(config, mode, "options")}
+
+
+def _laid_over(config: Config, mode: Mode, part: str) -> dict[str, Any]:
+    return dict(config.model.under_noise.get(mode, {}).get(part, {}))
 
 
 def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggregation: str) -> Federation:
@@ -222,10 +270,10 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggr
     settings = RunSettings(
         run=f"{name}-{config_hash(config)[:12]}",
         config_hash=config_hash(config),
-        strategy=strategy(config, private=plan.private),
+        strategy=strategy(config, plan.mode),
         rounds=rounds,
         plan=plan,
-        training=training(config, private=plan.private),
+        training=training(config, plan.mode),
         popularity=config.model.popularity,
         aggregation=aggregation,
     )
@@ -233,7 +281,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggr
         folder=folder / "runs" / name,
         league=folder / "league",
         task=config.model.task,
-        options=options(config, private=plan.private),
+        options=options(config, plan.mode),
         device=config.device,
         settings=settings,
         min_survivors=config.cohort.min_survivors,
@@ -241,13 +289,19 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggr
     )
 
 
-def _request(config: Config) -> dict[str, Any]:
+def _request(config: Config, size: Size) -> dict[str, Any]:
     wanted = asdict(config.privacy)
+    wanted |= {
+        "cohort": size.merchants,
+        "dropouts": int(config.privacy.dropouts * size.merchants),
+        "colluders": max(1, int(config.privacy.colluders * size.merchants)),
+        "coordinates": size.coordinates,
+    }
     if wanted["mode"] == Mode.NONE:
         wanted["rounds"], wanted["steps_per_round"] = config.rounds, int(config.model.training["steps_per_round"])
     return wanted
 
 
-def _no_privacy(config: Config) -> PrivacyPlan:
+def _no_privacy(config: Config, size: Size) -> PrivacyPlan:
     ordinary = replace(config.privacy, mode=Mode.NONE.value, unit="user_merchant", merchants_per_user=1)
-    return _calibrated(PrivacyRequest(**_request(replace(config, privacy=ordinary))))
+    return _calibrated(PrivacyRequest(**_request(replace(config, privacy=ordinary), size)))

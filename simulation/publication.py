@@ -15,7 +15,6 @@ from models.parameters import load_public
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
-from privacy.statements import statement
 from releases.card import Metric, ModelCard
 from releases.installed import activate
 from releases.keys import Signers, SigningKey, load_signers
@@ -78,10 +77,10 @@ def spent_epsilon(federation: Federation, plan: PrivacyPlan) -> float:
 def publish(repository: Repository, federation: Federation, final: Checkpoint, card: ModelCard) -> int:
     """Export the final model and publish it with its card; returns the release's version."""
     runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
-    load_public(runtime.model, runtime.spec, {**final.arrays, **final.fixed})
+    load_public(runtime.model, runtime.spec, final.model)
     exported = runtime.task.export(runtime.model)
     files: dict[str, Path | bytes] = {
-        "model.safetensors": save({**final.arrays, **final.fixed}),
+        "model.safetensors": save(final.model),
         "scorer.onnx": exported.scorer,
         "item_vectors.npy": exported.item_vectors,
         "catalogue.parquet": vocabulary_file(federation.league),
@@ -107,11 +106,6 @@ def model_card(
         if not plan.private and name in found and math.isfinite(found[name]["mean"])
     )
     spent = spent_epsilon(federation, plan) if plan.private else None
-    promised = plan.statement
-    if spent is not None:
-        promised = statement(
-            plan.mode, plan.unit, spent, plan.delta, plan.rounds, plan.steps, plan.merchants_per_user
-        )
     return ModelCard(
         created=datetime.now(UTC),
         league=league.name,
@@ -122,7 +116,7 @@ def model_card(
         epsilon=spent,
         delta=plan.delta if plan.private else None,
         accountant=plan.accountant,
-        privacy_statement=promised,
+        privacy_statement=plan.statement if spent is None else plan.stated(spent),
         rounds=federation.settings.rounds.rounds,
         merchants=len(league.merchants),
         items=league.items,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client.enrolment import enrol, pin_roster
+from privacy.noise_shares import Sharing
 from privacy.secagg.identity import Identity
 from privacy.secagg.roster import Member, make_roster, sign_roster
 from privacy.secure_exchange import scale_for
@@ -16,21 +17,34 @@ from privacy.secure_exchange import scale_for
 BOUND = 16.0  # of one number of a weighted update; those of the shipped model stay below 1
 
 
-def write_rosters(homes: Mapping[str, Path], league: str, seed: int) -> bytes:
+def write_rosters(homes: Mapping[str, Path], league: str, seed: int, sharing: Sharing | None = None) -> bytes:
     """Enrol every home, sign and pin the roster; returns the roster's bytes for the platform.
+
+    `sharing` is what a plan with shared noise counts on.
 
     Raises:
         privacy.secagg.errors.RosterRefused: fewer than 3 or more than 255 merchants.
     """
     secrets = {name: _secret(league, seed, "merchant", name) for name in sorted(homes)}
     members = [Member(name, Identity(secret).public) for name, secret in secrets.items()]
-    roster = make_roster(league, members, bound=BOUND, scale_log2=scale_for(len(members), BOUND))
+    roster = make_roster(league, members, bound=BOUND, **_promises(len(members), sharing))
     council = Identity(_secret(league, seed, "council", ""))
     signed = sign_roster(roster, [council])
     for name, home in homes.items():
         enrol(home, secrets[name])
         pin_roster(home, signed, [council.public], signatures_needed=1)
     return roster.encoded
+
+
+def _promises(members: int, sharing: Sharing | None) -> dict[str, int]:
+    if sharing is None:
+        return {"scale_log2": scale_for(members, BOUND)}
+    tolerance = sharing.tolerance
+    return {
+        "colluders": tolerance.colluders,
+        "min_survivors": max(tolerance.least_survivors, tolerance.colluders + 2),
+        "scale_log2": sharing.scale_log2,
+    }
 
 
 def _secret(league: str, seed: int, role: str, name: str) -> bytes:

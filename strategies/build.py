@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flower's own strategies, configured: a name and options in, a `flwr` strategy out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,20 +28,25 @@ class StrategyConfig:
         name: one of `AVERAGING`.
         fraction_train: share of the merchants asked per round, in (0, 1].
         options: keyword arguments of Flower's class, such as `eta` of FedAdam.
+        averaging: publish the average of all rounds' models, weighted by this power of the round (see
+            `strategies.averaging`); 0 publishes the last one.
     """
 
     name: str = "fedavg"
     fraction_train: float = 1.0
     options: Mapping[str, float] = field(default_factory=dict)
+    averaging: float = 0.0
 
 
 def build(config: StrategyConfig) -> Strategy:
     """The strategy that `config` names.
 
     Raises:
-        UnknownStrategy: no such name, or an option that the class does not take.
+        UnknownStrategy: no such name, an option that the class does not take, or an impossible average.
         NeedsSingleUpdates: the strategy exists but can't run over sums.
     """
+    if not 0 <= config.averaging < math.inf:
+        raise UnknownStrategy(f"strategy.averaging must be finite and not negative, found {config.averaging}")
     if config.name in SINGLE_UPDATES:
         raise NeedsSingleUpdates(
             f"strategy.name={config.name} must see every merchant's update and a cohort shows sums only; "

@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a secure round asks: the platform's own view of it, from which both digests and messages are made."""
 
+import json
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from privacy.secure_exchange import Arrays, Exchange, Scalars, request_digest
+from privacy.noised_exchange import NoisedExchange
+from privacy.plan import FAMILY, Mode, PrivacyPlan
+from privacy.secagg.masks import Vector
+from privacy.secagg.merchant import RoundTerms
+from privacy.secagg.roster import Roster
+from privacy.secure_exchange import Arrays, Exchange, Opened, Scalars, request_digest
 from strategies.cohort import ARRAYS, CONFIG, FIXED, Expected
 from strategies.errors import BadUpdate
 
 SECAGG, MAX_WEIGHT = "secagg", "max-weight"
+
+
+class Summed(Protocol):
+    """What an answer holds under its mask, and what the sum of such answers stands for."""
+
+    def terms(self, roster: Roster, request: bytes) -> RoundTerms: ...
+
+    def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,7 @@ class Question:
     content: RecordDict
     message_type: str
     digest: bytes
-    exchange: Exchange
+    exchange: Summed
 
     @classmethod
     def of(cls, messages: list[Message], expected: Expected) -> "Question":
@@ -41,8 +55,7 @@ class Question:
                 f"a secure cohort asks all merchants the same, found {len(asked)} different questions"
             )
         [((message_type, digest), message)] = asked.items()
-        max_weight = int(cast(int, _settings(message.content).get(MAX_WEIGHT, 1)))
-        exchange = Exchange(_kind(message_type), expected.arrays, expected.statistics, max_weight)
+        exchange = _exchange(_kind(message_type), _settings(message.content), expected)
         return cls(message.content, message_type, digest, exchange)
 
     def opening(self, round_open: bytes) -> RecordDict:
@@ -66,6 +79,16 @@ def protocol_bytes(reply: Message) -> bytes:
     if not isinstance(found, bytes):
         raise BadUpdate("the reply holds no message of secure aggregation: that node speaks an older version")
     return found
+
+
+def _exchange(kind: str, settings: Scalars, expected: Expected) -> Summed:
+    plan = json.loads(str(settings.get("plan", "{}")))
+    if plan.get("mode") != Mode.DISTRIBUTED:
+        max_weight = int(settings.get(MAX_WEIGHT, 1))
+        return Exchange(kind, expected.arrays, expected.statistics, max_weight)
+    drawn = plan["sampling_rate"] * json.loads(str(settings["training"]))["expected_users"]
+    divisor = drawn if kind == MessageType.TRAIN else 1.0
+    return NoisedExchange(PrivacyPlan.from_dict(plan), FAMILY[kind], expected.arrays, divisor)
 
 
 def _digest(message: Message) -> bytes:

@@ -70,7 +70,7 @@ class SecureCohort:
             number = self._prepared(grid, asked, timeout_s, reasons)
             names = {name for name, node in self._nodes.items() if node in asked}
             opened = self._round(grid, question, names, number, time.monotonic() + timeout_s, reasons)
-            found = question.exchange.opened(self._roster, opened.vector)
+            found = question.exchange.opened(self._roster, opened.vector, len(opened.survivors))
         except SecAggError as failed:
             self._session.epoch = None
             dropped = {node: why for node, why in reasons.items() if node in asked}

@@ -30,12 +30,12 @@ SECURE_POLICY = POLICY.replace("secure_aggregation_required = false", "secure_ag
 class League:
     """The merchant under test, `north`, with four others in memory and the platform's machine."""
 
-    def __init__(self, small, runtime, policy=SECURE_POLICY):
+    def __init__(self, small, runtime, policy=SECURE_POLICY, **promises):
         self.small, self.runtime = small, runtime
         (small.home / "policy.toml").write_text(policy)
         self.others = {name: Identity.generate() for name in ("east", "south", "west", "zenith")}
         members = [Member(name, identity.public) for name, identity in self.others.items()]
-        self.roster = make_roster("small", [*members, Member("north", enrol(small.home))], bound=8.0)
+        self.roster = make_roster("small", [*members, Member("north", enrol(small.home))], bound=8.0, **promises)
         pin_roster(small.home, sign_roster(self.roster, [COUNCIL]), [COUNCIL.public], 1)
         self.sessions = {
             name: MerchantSession(identity, self.roster, MemoryKeyStore())
@@ -126,7 +126,7 @@ def test_every_kind_of_request_is_answered_masked_and_its_sum_is_the_plain_answe
     assert (reply.arrays, reply.statistics, reply.weight) == ({}, {}, 0)
     round_.receive_report(reply.secagg)
     league.others_report(round_, asked)
-    found = league.exchange(asked).opened(league.roster, league.finish(round_).vector)
+    found = league.exchange(asked).opened(league.roster, league.finish(round_).vector, 5)
     (small.home / "policy.toml").write_text(POLICY)
     plain = league.worker().answer(asked)
     assert found.weight == 5
@@ -142,7 +142,7 @@ def test_loss_users_and_weight_travel_inside_the_masked_vector(league, small, ru
     round_, opening = league.open(asked)
     round_.receive_report(league.worker().answer(opening).secagg)
     league.others_report(round_, asked)
-    found = league.exchange(asked).opened(league.roster, league.finish(round_).vector)
+    found = league.exchange(asked).opened(league.roster, league.finish(round_).vector, 5)
     assert found.weight == 20 + 4
     assert found.statistics["users"] == 20
     assert found.statistics["loss"] > 0
@@ -263,7 +263,7 @@ def test_plain_and_secure_requests_of_one_question_get_the_same_answer(league, s
     round_, opening = league.open(secure)
     round_.receive_report(league.worker().answer(opening).secagg)
     league.others_report(round_, secure)
-    found = league.exchange(secure).opened(league.roster, league.finish(round_).vector)
+    found = league.exchange(secure).opened(league.roster, league.finish(round_).vector, 5)
     for name, array in plain.arrays.items():
         np.testing.assert_allclose(found.mean[name] * 5, array, atol=1e-5)
     assert len(ledger(small)) == 1

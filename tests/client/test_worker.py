@@ -101,7 +101,7 @@ FORGED = {
     "merchant mode": (edited(mode="merchant"), "'merchant' is not spoken"),
     "distributed mode": (
         edited(mode="distributed", steps_per_round=1, cohort=5, coordinates=5000, scale_log2=20),
-        "'distributed' is not spoken",
+        "carries too little noise to leave without a mask",
     ),
     "rounds that exhaust memory": (edited(rounds=10**9), "may be 100000 in all"),
     "rounds as text": (edited(rounds="many"), "may be 100000 in all"),

@@ -20,12 +20,10 @@ SMALL = (
     "model.options.dimension=8",
     "model.options.history_events=16",
     "model.options.negatives=16",
-    "model.private_options.trained=[table]",
     "model.training.steps_per_round=2",
     "model.centralised.steps_per_round=12",
     "rounds=3",
     "privacy.rounds=3",
-    "privacy.steps_per_round=2",
     "engine.workers=1",
 )
 

@@ -30,23 +30,32 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module")
-def league(own_files, tmp_path_factory):
-    """The tiny league, prepared once: its folder and settings."""
-    folder = tmp_path_factory.mktemp("secure rounds")
+def tiny(own_files, folder: Path, *settings: str):
+    """The tiny league, prepared: its folder, settings and merchants."""
     register()
     files = f"data.events='{own_files / 'events.csv'}'", f"data.catalogue='{own_files / 'catalogue.csv'}'"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = OmegaConf.to_object(
-            compose("config", [*SMALL, *files, "strategy=fedavg", "cohort.aggregation=secure"])
-        )
+        config = OmegaConf.to_object(compose("config", [*SMALL, *files, *settings]))
     return folder, config, prepare(config.data, folder / "league")
+
+
+@pytest.fixture(scope="module")
+def league(own_files, tmp_path_factory):
+    """With local noise: each answer could leave by itself, so that masked and plain sums can be compared."""
+    local = ("privacy=local", "privacy.rounds=3", "privacy.steps_per_round=2", "strategy=fedavg")
+    return tiny(own_files, tmp_path_factory.mktemp("secure rounds"), *local)
+
+
+@pytest.fixture(scope="module")
+def sharing(own_files, tmp_path_factory):
+    """With shared noise, the default."""
+    return tiny(own_files, tmp_path_factory.mktemp("shared noise"))
 
 
 def run(league, folder: Path, name: str, aggregation: str, *, workers=1, spoil=None, rounds=3):
     """One federated run; runs of one test have one name, so that merchants draw alike."""
     prepared, config, merchants = league
-    planned = federations(config, prepared)[name]
+    planned = federations(config, prepared, merchants)[name]
     count = replace(planned.settings.rounds, rounds=rounds)
     settings = replace(planned.settings, run="the same", aggregation=aggregation, rounds=count)
     federation = replace(planned, folder=folder, settings=settings)
@@ -70,9 +79,25 @@ def test_a_secure_round_ends_in_the_plain_rounds_model_up_to_the_grid(league, tm
     assert set(one.statistics) == ({"loss", "users"} if name == ORDINARY else set())
 
 
-def test_one_worker_and_two_give_the_same_model(league, tmp_path):
-    one, two = (run(league, tmp_path / str(count), PRIVATE, "secure", workers=count) for count in (1, 2))
-    assert model_hash(one.arrays) == model_hash(two.arrays)
+def test_one_worker_and_two_give_the_same_model(sharing, tmp_path):
+    one, two = (run(sharing, tmp_path / str(count), PRIVATE, "secure", workers=count) for count in (1, 2))
+    assert model_hash(one.model) == model_hash(two.model)
+    assert not any(record.failure for record in one.history)
+
+
+def test_a_round_in_which_more_drop_out_than_the_noise_is_laid_out_for_fails_and_releases_nothing(
+    sharing, tmp_path
+):
+    def spoil(federation):
+        def observe(state):
+            if state.round == 1:
+                (federation.nodes.homes / "00002" / "secagg" / "state.bin").unlink()
+
+        return observe
+
+    final = run(sharing, tmp_path, PRIVATE, "secure", spoil=spoil)
+    assert [bool(record.failure) for record in final.history] == [False, True, False]
+    assert final.history[1].survivors == 3
 
 
 def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):

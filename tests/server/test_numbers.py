@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of secure epochs and rounds, and the cohort that a run's folder asks for."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from server.cohorts import open_cohort
+from client.home import MerchantSettings, create_home
+from privacy.errors import CalibrationError
+from server.cohorts import ROSTER, open_cohort
 from server.errors import ServerError
 from server.numbers import NUMBERS, RisingNumbers
+from simulation.rosters import write_rosters
 from strategies.cohort import PlainCohort
+from strategies.secure_cohort import SecureCohort
+from tests.server.plans import OPEN, shared
 
 
 def test_a_number_is_on_disk_before_it_is_used_and_a_restarted_platform_goes_on_above_it(tmp_path):
@@ -27,8 +34,20 @@ def test_damaged_numbers_are_refused_and_never_begun_anew(tmp_path, damage):
 
 
 def test_a_secure_run_without_a_roster_and_an_unknown_aggregation_are_refused(tmp_path):
-    assert isinstance(open_cohort(tmp_path, "plain", "run", 0.5), PlainCohort)
+    assert isinstance(open_cohort(tmp_path, "plain", "run", OPEN, 0.5), PlainCohort)
     with pytest.raises(ServerError, match=r"needs the league's roster"):
-        open_cohort(tmp_path, "secure", "run", 0.5)
+        open_cohort(tmp_path, "secure", "run", OPEN, 0.5)
     with pytest.raises(ServerError, match="choose plain or secure"):
-        open_cohort(tmp_path, "blind", "run", 0.5)
+        open_cohort(tmp_path, "blind", "run", OPEN, 0.5)
+
+
+def test_a_roster_that_promises_less_than_the_plan_counts_on_is_refused_before_the_first_round(tmp_path):
+    homes = {name: tmp_path / name for name in ("a", "b", "c", "d")}
+    moments = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
+    for name, home in homes.items():
+        create_home(home, MerchantSettings(name, "events.parquet", *moments, 8), "", bytes(32))
+    plan = shared(cohort=4, dropouts=0)
+    (tmp_path / ROSTER).write_bytes(write_rosters(homes, "run", 0, plan.sharing))
+    assert isinstance(open_cohort(tmp_path, "secure", "run", plan, 0.5), SecureCohort)
+    with pytest.raises(CalibrationError, match="the plan counts on a roster with at most 3 members"):
+        open_cohort(tmp_path, "secure", "run", shared(cohort=3, dropouts=0), 0.5)

@@ -14,7 +14,7 @@ from server.errors import CheckpointMismatch, RunFailed
 from server.rounds import RoundsConfig, run_rounds
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
-from strategies.build import AVERAGING, StrategyConfig, build
+from strategies.build import AVERAGING, StrategyConfig
 from strategies.cohort import CohortGrid, PlainCohort
 
 NAMES = [f"merchant-{i}" for i in range(6)]
@@ -50,7 +50,16 @@ def answerer(faults):
 
 
 def run(
-    folder, *, strategy="fedavg", rounds=4, faults=None, start=None, timeout_s=5.0, workers=1, stop_after=None
+    folder,
+    *,
+    strategy="fedavg",
+    rounds=4,
+    faults=None,
+    start=None,
+    timeout_s=60.0,
+    workers=1,
+    stop_after=None,
+    averaging=0.0,
 ):
     pool = executor(functools.partial(answerer, faults or {}), workers)
     league = InProcessGrid(NAMES, pool)
@@ -62,7 +71,7 @@ def run(
     begin = start or checkpoints.newest() or Checkpoint(0, "config", START)
     try:
         return run_rounds(
-            build(StrategyConfig(strategy, fraction_train=0.8)),
+            StrategyConfig(strategy, fraction_train=0.8, averaging=averaging),
             league,
             grid,
             begin,
@@ -75,12 +84,16 @@ def run(
         pool.close()
 
 
+@pytest.mark.parametrize("averaging", [0.0, 3.0])
 @pytest.mark.parametrize("strategy", sorted(AVERAGING))
-def test_a_run_that_stops_and_resumes_ends_in_the_same_model(tmp_path, strategy):
-    undisturbed = run(tmp_path / "a", strategy=strategy, rounds=5)
-    run(tmp_path / "b", strategy=strategy, stop_after=2)
-    resumed = run(tmp_path / "b", strategy=strategy, rounds=5)
+def test_a_run_that_stops_and_resumes_ends_in_the_same_model(tmp_path, strategy, averaging):
+    asked = {"strategy": strategy, "averaging": averaging}
+    undisturbed = run(tmp_path / "a", **asked, rounds=5)
+    run(tmp_path / "b", **asked, stop_after=2)
+    resumed = run(tmp_path / "b", **asked, rounds=5)
     assert model_hash(resumed.arrays) == model_hash(undisturbed.arrays)
+    assert model_hash(resumed.model) == model_hash(undisturbed.model)
+    assert (model_hash(resumed.model) == model_hash({**resumed.arrays, **resumed.fixed})) == (not averaging)
     assert [r.round for r in resumed.history] == [1, 2, 3, 4, 5]
 
 
@@ -166,7 +179,7 @@ def test_a_round_for_which_the_league_does_not_gather_fails_by_the_deadline(tmp_
     grid = CohortGrid(league, PlainCohort(0.5), {"loss": ()}, 10, {})
     config = RoundsConfig(4, seed=1, round_timeout_s=5, gather_timeout_s=0.3, min_merchants=2)
     end = run_rounds(
-        build(StrategyConfig()),
+        StrategyConfig(),
         league,
         grid,
         Checkpoint(0, "config", START),

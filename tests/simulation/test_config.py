@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from client.trainer import TrainingConfig
 from models.recommendation import RecommendationConfig
+from privacy.plan import Mode
 from simulation.config import Config, register
 from simulation.outputs import config_hash
-from simulation.plans import federations, options, strategy, training
+from simulation.plans import Size, options, plans, strategy, training
 from strategies.build import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -21,6 +22,7 @@ GROUPS = sorted(
     (file.parent.name, file.stem) for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment",)
 )
 EXPERIMENTS = sorted(file.stem for file in CONF.glob("experiment/*.yaml"))
+MODES = [Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED]
 OWN_FILES = ["data.events=events.csv", "data.catalogue=catalogue.csv"]
 
 
@@ -47,35 +49,31 @@ def test_every_experiment_lays_over_the_defaults(name):
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "strategy"])
 def test_every_strategy_file_builds_its_strategy(name):
     config = composed(f"strategy={name}")
-    assert all(build(strategy(config, private=private)) for private in (False, True))
+    assert all(build(strategy(config, mode)) for mode in MODES)
 
 
 def test_an_asked_strategy_replaces_the_recipes():
     recipe, asked = composed(), composed("strategy=fedyogi")
-    assert (strategy(recipe, private=False).name, strategy(recipe, private=True).name) == ("fedadam", "fedavg")
-    assert {strategy(asked, private=private).name for private in (False, True)} == {"fedyogi"}
+    assert [strategy(recipe, mode).name for mode in MODES] == ["fedadam", "fedavg", "fedavgm"]
+    assert {strategy(asked, mode).name for mode in MODES} == {"fedyogi"}
 
 
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "privacy"])
-def test_every_privacy_file_calibrates_to_its_epsilon(name, tmp_path):
+def test_every_privacy_file_calibrates_to_its_epsilon(name):
     config = composed(f"privacy={name}")
-    runs = federations(config, tmp_path)
-    for run in runs.values():
-        plan = run.settings.plan
+    for plan in plans(config, Size(merchants=111, coordinates=30_000)).values():
         assert plan.epsilon <= config.privacy.epsilon if plan.private else plan.epsilon == float("inf")
 
 
 def test_the_models_settings_are_the_recipes_own_defaults():
     config = composed()
     expected = dataclasses.asdict(RecommendationConfig())
-    assert {
-        k: tuple(v) if isinstance(v, list) else v for k, v in options(config, private=False).items()
-    } == expected
+    assert {k: tuple(v) if isinstance(v, list) else v for k, v in options(config, Mode.NONE).items()} == expected
 
 
-@pytest.mark.parametrize("private", [False, True])
-def test_the_training_settings_are_what_a_merchant_takes(private):
-    assert TrainingConfig(**training(composed(), private=private))
+@pytest.mark.parametrize("mode", MODES)
+def test_the_training_settings_are_what_a_merchant_takes(mode):
+    assert TrainingConfig(**training(composed(), mode))
 
 
 def test_an_unknown_setting_is_refused():

@@ -32,7 +32,15 @@ LEAGUE = PreparedLeague(
         ("model.options.dimension=0", "dimension must be at least 1, found 0"),
         ("model.options.mixing=[1.0]", "model.options.mixing: Expected `array` of length 4"),
         ("+model.options.colour=3", "model.options has no colour; it has dimension"),
-        ("+model.private_options.colour=3", "model.options has no colour; it has dimension"),
+        ("+model.under_noise.distributed.options.colour=3", "model.options has no colour; it has dimension"),
+        ("model.under_noise.distributed.training.expected_users=0", "model.under_noise.distributed.training"),
+        ("privacy.dropouts=0.7", r"privacy.dropouts is a share of the merchants in \[0, 0.5\), found 0.7"),
+        ("privacy.colluders=-1", r"privacy.colluders is a share of the merchants in \[0, 0.5\), found -1"),
+        ("cohort.aggregation=plain", "shares noise under masks: set cohort.aggregation=secure, or privacy=local"),
+        ("strategy.fraction_train=0.5", "set strategy.fraction_train=1, found 0.5"),
+        ("privacy.scale_log2=31", "leaves no room|lower scale_log2"),
+        ("privacy.steps_per_round=2", "steps_per_round must be 1, found 2"),
+        ("privacy.mode=telepathy", "privacy.mode='telepathy'; choose one of none, local, distributed"),
         ("+model.training.speed=3", "model.training has no speed; it has cool_down"),
         ("+model.centralised.speed=3", "model.centralised has no speed; it has cool_down"),
         ("model.local_only.optimiser=lion", "model.local_only.optimiser: Invalid enum value 'lion'"),
@@ -72,14 +80,21 @@ def test_a_gate_without_budget_is_fine_where_nothing_is_compared():
 
 
 def test_a_league_smaller_than_the_cohort_is_refused_before_anybody_waits():
-    check_league(composed("cohort.min_merchants=2"), LEAGUE)
+    check_league(composed("experiment=open", "cohort.min_merchants=2"), LEAGUE)
     with pytest.raises(SettingsError, match=r"cohort.min_merchants=3, the league has 2: bring more merchants"):
-        check_league(composed("cohort.min_merchants=3"), LEAGUE)
+        check_league(composed("experiment=open", "cohort.min_merchants=3"), LEAGUE)
+
+
+def test_a_league_too_small_for_masks_is_told_how_to_go_on_without():
+    with pytest.raises(SettingsError, match=r"takes 3 to 255 merchants, the league has 2: .* experiment=open"):
+        check_league(composed(), LEAGUE)
 
 
 def test_user_k_is_refused_where_a_user_shops_at_more_than_k_merchants():
-    config = composed("privacy.unit=user_k", "privacy.merchants_per_user=2")
+    config = composed(
+        "privacy=local", "cohort.aggregation=plain", "privacy.unit=user_k", "privacy.merchants_per_user=2"
+    )
     check_league(config, LEAGUE)
     with pytest.raises(SettingsError, match=r"shops at 5 merchants.*privacy.merchants_per_user=5"):
         check_league(config, replace(LEAGUE, most_merchants=5))
-    check_league(composed(), replace(LEAGUE, most_merchants=5))
+    check_league(composed("experiment=open"), replace(LEAGUE, most_merchants=5))

@@ -59,7 +59,7 @@ class Merchants:
             if request.kind == "secagg":
                 return seat.follow(request.secagg)
             return (
-                seat.report(request, self.exchange, lambda: self._answer(name))
+                seat.report(request, self.exchange, lambda roster: self._vector(name, roster))
                 if request.secagg
                 else self.plain(name)
             )
@@ -69,9 +69,10 @@ class Merchants:
     def plain(self, name):
         return self.answers[name]
 
-    def _answer(self, name):
+    def _vector(self, name, roster):
         self.trained[name] += 1
-        return self.answers[name], name.encode().ljust(32, b".")
+        reply, dither = self.answers[name], name.encode().ljust(32, b".")
+        return self.exchange.vector(roster, reply.arrays, reply.statistics, reply.weight, dither)
 
 
 class Wire:

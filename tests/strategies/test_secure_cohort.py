@@ -87,7 +87,7 @@ def test_the_decoded_sum_is_the_sum_of_the_quantised_inputs_bit_for_bit(tmp_path
     total = vectors[0]
     for vector in vectors[1:]:
         total.add(vector)
-    assert same(secure.mean, merchants.exchange.opened(merchants.roster, total).mean)
+    assert same(secure.mean, merchants.exchange.opened(merchants.roster, total, len(NAMES)).mean)
 
 
 @pytest.mark.parametrize("purpose", ["popularity", "gate"])

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A secure exchange in mode `distributed`: words that each merchant rounded and noised, and their sum.
+
+Nothing else is in the vector: no weight, no count, no statistic. Every merchant counts alike.
+
+Guarantees:
+- a roster that promises less than the plan counts on is refused at both ends
+- a sum of fewer merchants than the noise is laid out for is not opened
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.errors import CalibrationError
+from privacy.integer_update import check_roster, mean, plan_digest
+from privacy.plan import PrivacyPlan
+from privacy.secagg.errors import RequestRefused, ValueRefused
+from privacy.secagg.masks import Vector
+from privacy.secagg.merchant import RoundTerms
+from privacy.secagg.roster import Roster
+from privacy.secure_exchange import Opened
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class NoisedExchange:
+    """What one release (`training`, `popularity` or `gate`) of a plan looks like under the mask.
+
+    Attributes:
+        arrays: names and shapes of what the words stand for, in the order of the sorted names.
+        divisor: public number of users that stand for a merchant's, by which the mean over merchants is divided.
+    """
+
+    plan: PrivacyPlan
+    family: str
+    arrays: Shapes
+    divisor: float = 1.0
+
+    def terms(self, roster: Roster, request: bytes) -> RoundTerms:
+        """The terms that ROUND_OPEN must name; `request` is the digest of what was asked.
+
+        Raises RequestRefused where the roster is not one that the plan's noise is laid out for.
+        """
+        try:
+            check_roster(self.plan, roster)
+        except CalibrationError as unfit:
+            raise RequestRefused(str(unfit)) from None
+        size = sum(int(np.prod(shape, dtype=np.int64)) for shape in self.arrays.values())
+        return RoundTerms(request, plan_digest(self.plan, self.family, self.arrays), size, 0)
+
+    def vector(self, words: bytes) -> Vector:
+        """One merchant's vector from its words (little-endian uint32); a copy, as masks are added in place."""
+        return Vector(np.frombuffer(words, "<u4").copy(), np.zeros(0, "<u8"))
+
+    def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened:
+        """The mean over the survivors, divided by `divisor`.
+
+        Raises ValueRefused when more merchants dropped out than the noise is laid out for.
+        """
+        share = self.plan.share(self.family)
+        try:
+            found = mean(vector.body, share, survivors, self.arrays, self.divisor * survivors)
+        except CalibrationError as too_few:
+            raise ValueRefused(str(too_few)) from None
+        return Opened(dict(found.values), {}, survivors)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mode `distributed` at the merchant: one clipped sum and a share of noise, under a mask or not at all."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.errors import Refused
+from models.popularity import popularity_counts
+from privacy.ledger import Ledger
+from privacy.noised_exchange import NoisedExchange
+from privacy.plan import FAMILY
+from privacy.secagg.errors import RequestRefused
+from privacy.secagg.merchant import RoundTerms
+from privacy.secure_exchange import request_digest
+from tests.client.small import POLICY, TRAINING, request
+from tests.client.test_secure import League
+from tests.server.plans import shared
+
+SHARED_POLICY = POLICY.replace("false", "true").replace('["none", "local"]', '["distributed"]')
+PLAN = shared(cohort=5, dropouts=1)
+PROMISES = {"colluders": 1, "min_survivors": 4, "scale_log2": 16}
+USERS = 2.0
+
+
+class SharedLeague(League):
+    """Four others whose words are zero: the sum is what `north` sent."""
+
+    def exchange(self, asked):
+        runtime = self.runtime
+        shapes = {"popularity": {"buyers": (runtime.vocabulary.size + 1,)}, "gate": {"sums": (4,)}}
+        trained = {name: array.shape for name, array in asked.arrays.items() if name in runtime.spec.shared}
+        divisor = USERS if asked.kind == "train" else 1.0
+        return NoisedExchange(PLAN, FAMILY[asked.kind], shapes.get(asked.kind, trained), divisor)
+
+    def terms(self, asked):
+        settings = {**asked.settings, "run": asked.run, "server-round": asked.round}
+        return self.exchange(asked).terms(self.roster, request_digest(asked.kind, settings, asked.arrays))
+
+    def others_report(self, round_, asked, names=None):
+        exchange, terms = self.exchange(asked), self.terms(asked)
+        for name in names or self.sessions:
+            self.sessions[name].open_round(round_.opening(), terms)
+            round_.receive_report(self.sessions[name].report(exchange.vector(bytes(4 * terms.d))))
+
+    def sum_of(self, asked):
+        round_, opening = self.open(asked)
+        reply = self.worker().answer(opening)
+        assert (reply.arrays, reply.statistics, reply.words) == ({}, {}, b"")
+        round_.receive_report(reply.secagg)
+        self.others_report(round_, asked)
+        found = self.exchange(asked).opened(self.roster, self.finish(round_).vector, 5)
+        return {name: array * 5 * (USERS if asked.kind == "train" else 1.0) for name, array in found.mean.items()}
+
+
+def asking(runtime, kind="train", **changes):
+    return request(runtime, kind, plan=changes.pop("plan", PLAN), **changes)
+
+
+@pytest.fixture
+def league(small, runtime):
+    return SharedLeague(small, runtime, SHARED_POLICY, **PROMISES).set_up()
+
+
+def test_a_histogram_leaves_with_the_merchants_share_of_the_noise(league):
+    found = league.sum_of(asking(league.runtime, "popularity"))["buyers"]
+    exact = popularity_counts(league.worker().histories, league.runtime.vocabulary.size, clipping_norm=1.0)
+    ratio = (found - exact).std() / PLAN.merchant_noise("popularity")
+    assert 0.6 < ratio < 1.5  # 40 draws
+    assert PLAN.merchant_noise("popularity") > 0
+
+
+def test_a_step_leaves_as_the_downhill_sum_of_clipped_gradients_with_its_share_of_the_noise(league):
+    found = league.sum_of(asking(league.runtime))
+    noise = np.concatenate([array.ravel() for array in found.values()])
+    deviation = PLAN.merchant_noise("training")
+    assert 0.9 < noise.std() / deviation < 1.2
+    assert set(found) == set(league.runtime.spec.shared)
+
+
+def test_two_rounds_draw_different_noise_and_each_is_charged(league, small):
+    first, second = (league.sum_of(asking(league.runtime, round=number)) for number in (1, 2))
+    assert all(not np.array_equal(first[name], second[name]) for name in first)
+    booked = Ledger(small.home / "ledger.jsonl").reservations()
+    assert [(each.round, each.spent) for each in booked] == [(1, True), (2, True)]
+
+
+def test_a_second_attempt_masks_the_same_words_anew_and_costs_nothing_more(league, small):
+    asked = asking(league.runtime)
+    _, opening = league.open(asked)
+    first = league.worker().answer(opening).secagg
+    round_, again = league.open(asked, attempt=1)
+    second = league.worker().answer(again).secagg
+    assert first != second
+    round_.receive_report(second)
+    league.others_report(round_, asked)
+    league.finish(round_)
+    assert len(Ledger(small.home / "ledger.jsonl").reservations()) == 1
+
+
+@pytest.mark.parametrize("kind", ["train", "popularity", "gate"])
+def test_no_share_leaves_without_a_mask_even_where_the_merchant_allows_plain_sums(league, small, kind):
+    (small.home / "policy.toml").write_text(SHARED_POLICY.replace("true", "false"))
+    with pytest.raises(Refused, match="too little noise to leave without a mask"):
+        league.worker().answer(asking(league.runtime, kind))
+    assert not (small.home / "ledger.jsonl").exists()
+
+
+ROSTERS = {
+    "fewer survivors": ({"min_survivors": 3}, "min_survivors >= 4"),
+    "more colluders": ({"colluders": 2}, "colluders <= 1"),
+    "another grid": ({"scale_log2": 20}, "scale_log2 16"),
+}
+
+
+@pytest.mark.parametrize("case", ROSTERS)
+def test_a_merchant_refuses_a_plan_whose_noise_its_roster_does_not_carry(small, runtime, case):
+    changes, reason = ROSTERS[case]
+    league = SharedLeague(small, runtime, SHARED_POLICY, **PROMISES | changes).set_up()
+    asked = asking(runtime)
+    with pytest.raises(RequestRefused, match=reason):
+        league.terms(asked)
+    league.terms = lambda _: RoundTerms(bytes(32), bytes(32), 1, 0)  # a platform that does not check
+    _, opening = league.open(asked)
+    with pytest.raises(Refused, match=reason):
+        league.worker().answer(opening)
+    assert not (small.home / "ledger.jsonl").exists()
+
+
+def test_a_plan_for_another_cohort_than_the_platforms_gives_masks_that_do_not_match(league):
+    """The platform may not show one plan to merchants and another in ROUND_OPEN."""
+    asked = asking(league.runtime)
+    _, opening = league.open(asked)
+    other = asking(league.runtime, plan=shared(cohort=5, dropouts=1, epsilon=7.0))
+    with pytest.raises(Refused, match=r"names another model|gives the vector another meaning"):
+        league.worker().answer(replace(opening, settings=other.settings))
+
+
+def test_expected_users_of_the_training_settings_do_not_change_what_a_merchant_sends(league):
+    """The divisor is the platform's: post-processing."""
+    asked = asking(league.runtime, training=json.dumps({**TRAINING, "expected_users": 7.0}))
+    found = league.sum_of(asked)
+    assert set(found) == set(league.runtime.spec.shared)
