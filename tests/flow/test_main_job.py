@@ -240,7 +240,7 @@ def test_user_k_is_refused_where_a_user_shops_at_more_merchants(run_job, own_fil
         ("privacy.unit=home_user", "home_user"),
         ("cohort.min_merchants=9", "cohort.min_merchants=9, the league has 4"),
         ("cohort.aggregation=plain", "privacy.mode=distributed shares noise under masks"),
-        ("model.under_noise.distributed.training.learning_rate=0", "learning_rate"),
+        ("model.under_noise.distributed.training.expected_users=0", "expected_users"),
     ],
 )
 def test_a_wrong_setting_is_named_without_a_traceback(run_job, tmp_path, override, word):
