@@ -36,6 +36,7 @@ from simulation.report import write_report
 from simulation.research import VALID
 from simulation.results import FORMAT, league_part, privacy_part, round_rows
 from simulation.shop_front import ServingFailed
+from simulation.summary import summary
 from simulation.tables import print_tables
 from simulation.verdicts import verdicts
 from strategies.errors import StrategyError
@@ -111,10 +112,10 @@ def _run(config: Config, display: Display) -> None:
                 example = serve(league, asked, released.repository, display)
             results = report(released, example)
     finish(folder)
-    print_tables(results, display.console)
-    for sentence in results["verdicts"]:
+    for sentence in results["summary"]:
         display.say(f"• {sentence}")
-    display.say(f"report: {folder / 'report.html'}    model: {results['model_hash'][:16]}")
+    print_tables(results, display.console)
+    display.say(f"every comparison in words: {folder / 'report.html'}    arrays: {results['model_hash'][:16]}")
 
 
 def _league(config: Config, folder: Path) -> PreparedLeague:
@@ -215,4 +216,4 @@ def _results(
         "release": released.part,
         "timings": timings.seconds,
     }
-    return {**results, "verdicts": list(verdicts(results))}
+    return {**results, "summary": list(summary(results)), "verdicts": list(verdicts(results))}

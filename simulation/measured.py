@@ -172,6 +172,7 @@ class Release:
     version: int | None
     published: bool
     gate: str
+    model_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,4 +396,6 @@ def _example(raw: Mapping[str, Any]) -> Example | None:
 def _release(raw: Mapping[str, Any]) -> Release | None:
     if not raw:
         return None
-    return Release(whole(raw.get("version")), bool(raw.get("published")), text(raw.get("gate")))
+    return Release(
+        whole(raw.get("version")), bool(raw.get("published")), text(raw.get("gate")), text(raw.get("model_sha256"))
+    )
