@@ -114,11 +114,12 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """The guarantee of the private run. `private` is false where nothing is promised."""
+    """The guarantee of the private run, in figures; in words its plan's `statement` alone.
+
+    `private` is false where nothing is promised.
+    """
 
     mode: str
-    unit: str
-    adversary: str
     epsilon: float | None
     delta: float | None
     noise_multiplier: float | None
@@ -365,8 +366,6 @@ def _league(raw: Mapping[str, Any]) -> League:
 def _privacy(raw: Mapping[str, Any]) -> Privacy:
     return Privacy(
         mode=text(raw.get("mode")),
-        unit=text(raw.get("unit")),
-        adversary=text(raw.get("adversary")),
         epsilon=number(raw.get("epsilon")),
         delta=number(raw.get("delta")),
         noise_multiplier=number(raw.get("noise_multiplier")),
