@@ -23,16 +23,10 @@ from benchmarks.measure import Row, row, table, write
 SIZES, QUICK_SIZES = (20, 40, 80, 160), (10, 20)
 USERS, EVENTS, ITEMS, WEEKS = 60, 150, 2000, 26
 SMALL = (
-    *(
-        "data=files",
-        "data.min_users=2",
-        "serve=false",
-        "rounds=1",
-        "privacy.rounds=1",
-        "privacy.steps_per_round=1",
-    ),
-    *("model.options.dimension=16", "model.options.negatives=32", "model.private_options.trained=[table]"),
-    *("model.training.steps_per_round=1", "model.centralised.steps_per_round=2", "engine.workers=2"),
+    *("data=files", "data.min_users=2", "serve=false", "engine.workers=2", "cohort.aggregation=plain"),
+    *("privacy=local", "rounds=1", "privacy.rounds=1", "privacy.steps_per_round=1"),
+    *("model.options.dimension=16", "model.options.negatives=32"),
+    *("model.training.steps_per_round=1", "model.centralised.steps_per_round=2"),
 )
 
 
