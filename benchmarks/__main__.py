@@ -4,7 +4,7 @@
 import subprocess
 import sys
 
-MODULES = ("round", "private_step", "secagg", "distributed_noise", "main_job", "quality")
+MODULES = ("round", "private_step", "secagg", "distributed_noise", "main_job", "league_memory", "quality")
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ Guarantees:
 - merchants are read one by one and none is held
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.inputs import Evaluation, Histories
-from models.metrics import ViewMetrics, evaluate_in_chunks, merge_views
+from models.metrics import ViewMetrics, evaluate_in_chunks
 from models.popularity import popularity_counts
 
 __all__ = ["BASELINES", "NEIGHBOURS", "evaluate_baselines", "item_similarities"]
@@ -42,7 +42,6 @@ BASELINES = (
 
 NEIGHBOURS = ("item_knn", "item_knn_repeats")
 PAIRS_AT_ONCE, ROWS_AT_ONCE = 500_000, 1024
-PARTS_HELD = 32
 
 Floats = NDArray[np.float32]
 
@@ -71,8 +70,8 @@ def evaluate_baselines(
     ks: Sequence[int] = (10, 20),
     *,
     neighbours: bool = True,
-) -> dict[str, dict[str, ViewMetrics]]:
-    """Every baseline on every merchant, both views, merchants merged in their order; names as in BASELINES.
+) -> Iterator[dict[str, dict[str, ViewMetrics]]]:
+    """Every baseline on one merchant after another, both views of each; names as in BASELINES.
 
     `train` gives merchants' histories (all that baselines learn from) and is gone through twice: to fit the
     league, then beside `evaluation`, each merchant's users at the cut. Without `neighbours` those of NEIGHBOURS
@@ -80,14 +79,9 @@ def evaluate_baselines(
     """
     league = _fit(train, n_items, SHRINKAGE, neighbours=neighbours)
     names = [name for name in BASELINES if neighbours or name not in NEIGHBOURS]
-    found: dict[str, list[Mapping[str, ViewMetrics]]] = {name: [] for name in names}
     for own, one in zip(train, evaluation, strict=True):
         merchant = _merchant(own, one, league, n_items)
-        for name in names:
-            found[name].append(evaluate_in_chunks(partial(_scores, name, merchant, league), one, ks))
-            if len(found[name]) == PARTS_HELD:
-                found[name] = [merge_views(found[name])]
-    return {name: merge_views(parts) for name, parts in found.items()}
+        yield {name: evaluate_in_chunks(partial(_scores, name, merchant, league), one, ks) for name in names}
 
 
 def item_similarities(

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranking figures over the whole catalogue, per user, and what they say about the league.
+"""Ranking figures over the whole catalogue, per user, and intervals of their means over a league.
 
 Two views: `all` (the next basket, repeats allowed) and `novel` (what the user never bought at this merchant; what
 they did buy is masked out, for every method alike). recall@k = hits / targets; ndcg@k: gain 1 per hit, against the
 ideal list of min(k, targets) hits; hit_rate@k = any hit; coverage@k = share of the catalogue in somebody's list.
+
+A league is one row of sums per person, P of them: what is kept of it does not grow with its merchants.
 
 Guarantees:
 - figures equal a slow reference over the whole catalogue
 - in the novel view no seen item is ever recommended
 - an interval depends on the values and the seed alone
 - figures in chunks of users equal the figures of all users at once
+- the interval of coverage holds the figure and errs to the wide side
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -23,29 +27,37 @@ from torch import Tensor
 from models.inputs import Evaluation, ItemRows
 
 __all__ = [
+    "NOBODY",
+    "SEVERAL",
     "VIEWS",
     "Interval",
     "ViewMetrics",
-    "bootstrap_intervals",
+    "both_shown",
+    "coverage_interval",
+    "difference_interval",
     "evaluate_in_chunks",
     "evaluate_scores",
+    "mean_interval",
     "merge_views",
-    "paired_difference",
-    "relative_uplift",
-    "summarise",
+    "ratio_interval",
+    "resampled_means",
 ]
 
 VIEWS = ("all", "novel")
 RESAMPLES = 1000
 LEVEL = 0.95
+NORMAL = 1.959964  # the normal distribution's quantile at (1 + LEVEL) / 2
 USERS_AT_ONCE = 256
+DRAWN_AT_ONCE = 2**18  # numbers, 8 bytes each
+NOBODY, SEVERAL = -1, -2
 
 Floats = NDArray[np.float64]
+Shown = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and its bootstrap interval (percentile, 95 % unless told)."""
+    """A figure and its 95 % interval."""
 
     mean: float
     low: float
@@ -57,20 +69,21 @@ class ViewMetrics:
     """One view of one or several merchants.
 
     `users` int64 [U']: rows of the evaluation set that have a target in this view. `per_user`: metric name
-    ("ndcg@10") to float64 [U']. `recommended`: k to bool [V+1], whether an item is in anybody's first k.
+    ("ndcg@10") to float64 [U']. `shown`: k to int32 [V+1], in whose first k an item is: NOBODY, SEVERAL, or the
+    place in `users` of the only one.
     """
 
     users: NDArray[np.int64]
     per_user: Mapping[str, Floats]
-    recommended: Mapping[int, NDArray[np.bool_]]
+    shown: Mapping[int, Shown]
 
     def __repr__(self) -> str:
         return f"ViewMetrics(users={len(self.users)}, metrics={sorted(self.per_user)})"
 
-    def coverage(self, k: int) -> float:
-        """Share of the V items that are in at least one user's first k."""
-        shown = self.recommended[k][1:]
-        return float(shown.mean()) if len(shown) else 0.0
+    def recommended(self, k: int) -> NDArray[np.bool_]:
+        """Whether each item is in anybody's first k, bool [V+1]."""
+        found: NDArray[np.bool_] = self.shown[k] != NOBODY
+        return found
 
 
 def evaluate_scores(scores_UV: Tensor, evaluation: Evaluation, ks: Sequence[int]) -> dict[str, ViewMetrics]:
@@ -119,73 +132,82 @@ def merge_views(parts: Iterable[Mapping[str, ViewMetrics]]) -> dict[str, ViewMet
     merged: dict[str, ViewMetrics] = {}
     for view in parts[0]:
         views = [part[view] for part in parts]
+        places = np.cumsum([0, *(len(one.users) for one in views)])
         merged[view] = ViewMetrics(
             users=np.concatenate([one.users for one in views]),
             per_user={name: np.concatenate([one.per_user[name] for one in views]) for name in views[0].per_user},
-            recommended={k: np.any([one.recommended[k] for one in views], axis=0) for k in views[0].recommended},
+            shown={
+                k: reduce(
+                    both_shown,
+                    (
+                        np.where(one.shown[k] < 0, one.shown[k], one.shown[k] + place).astype(np.int32)
+                        for one, place in zip(views, places, strict=False)
+                    ),
+                )
+                for k in views[0].shown
+            },
         )
     return merged
 
 
-def summarise(
-    view: ViewMetrics, *, persons: NDArray[np.int64] | None = None, seed: int = 0
-) -> dict[str, Interval]:
-    """Every metric of a view with its interval; coverage belongs to the whole league and has none (low = high)."""
-    names = sorted(view.per_user)
-    values = np.stack([view.per_user[name] for name in names], axis=1)
-    result = dict(zip(names, bootstrap_intervals(values, persons=persons, seed=seed), strict=True))
-    for k in sorted(view.recommended):
-        share = view.coverage(k)
-        result[f"coverage@{k}"] = Interval(share, share, share)
-    return result
+def both_shown(first_V: Shown, second_V: Shown) -> Shown:
+    """To whom two lots of lists show each item, int32 [V]: NOBODY, SEVERAL, or the only one."""
+    one_of_them = np.where(first_V == NOBODY, second_V, first_V)
+    shared = (first_V != NOBODY) & (second_V != NOBODY) & (first_V != second_V)
+    return np.where(shared, np.int32(SEVERAL), one_of_them)
 
 
-def bootstrap_intervals(
-    values_UM: Floats, *, persons: NDArray[np.int64] | None = None, seed: int = 0, resamples: int = RESAMPLES
-) -> list[Interval]:
-    """The mean of each column and its percentile interval, float64 [U, M] to M intervals.
+def resampled_means(sums_PM: Floats, rows_P: Floats, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
+    """The mean over users of each figure in each bootstrap resample, float64 [R, M].
 
-    Users are resampled with replacement. `persons` int64 [U] says which rows are one person (a customer of
-    several merchants): then persons are resampled, as rows of one person are not independent (cluster bootstrap,
-    Davison & Hinkley 1997, §3.8). No rows give NaN.
+    `sums_PM`: sum of each person's rows; `rows_P`: how many rows (users) a person is. Persons are resampled with
+    replacement, as the rows of one person (a customer of several merchants) are not independent (cluster
+    bootstrap, Davison & Hinkley 1997, §3.8). The same persons and seed give the same draws: methods are paired.
     """
-    if not len(values_UM):
-        return [Interval(np.nan, np.nan, np.nan)] * values_UM.shape[1]
-    means_RM = _resampled_means(values_UM, persons, seed, resamples)
-    lows, highs = np.quantile(means_RM, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    means = values_UM.mean(axis=0)
-    return [Interval(float(m), float(low), float(high)) for m, low, high in zip(means, lows, highs, strict=True)]
-
-
-def paired_difference(
-    ours: Floats, theirs: Floats, *, persons: NDArray[np.int64] | None = None, seed: int = 0
-) -> Interval:
-    """The mean of ours - theirs over the same users, float64 [U] each, with its interval."""
-    return bootstrap_intervals((ours - theirs)[:, None], persons=persons, seed=seed)[0]
-
-
-def relative_uplift(
-    ours: Floats, theirs: Floats, *, persons: NDArray[np.int64] | None = None, seed: int = 0
-) -> Interval:
-    """mean(ours) / mean(theirs) - 1 over the same users, both means from the same resample; NaN without users."""
-    if not len(ours) or theirs.mean() == 0.0:
-        return Interval(np.nan, np.nan, np.nan)
-    means_RM = _resampled_means(np.stack([ours, theirs], axis=1), persons, seed, RESAMPLES)
-    ratios = means_RM[:, 0] / np.maximum(means_RM[:, 1], np.finfo(np.float64).tiny) - 1.0
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(ours.mean() / theirs.mean() - 1.0), float(low), float(high))
-
-
-def _resampled_means(values_UM: Floats, persons: NDArray[np.int64] | None, seed: int, resamples: int) -> Floats:
-    rows_of = np.arange(len(values_UM)) if persons is None else np.unique(persons, return_inverse=True)[1]
-    groups = int(rows_of.max()) + 1
-    sums = np.zeros((groups, values_UM.shape[1] + 1))
-    np.add.at(sums, rows_of, np.column_stack([values_UM, np.ones(len(values_UM))]))
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=resamples).astype(np.float64)
-    totals: Floats = drawn @ sums
-    means: Floats = totals[:, :-1] / totals[:, -1:]
+    persons = len(sums_PM)
+    weighted = np.column_stack([sums_PM, rows_P])
+    rng, equal = np.random.default_rng(seed), np.full(persons, 1.0 / max(persons, 1))
+    at_once = max(1, DRAWN_AT_ONCE // max(persons, 1))
+    totals = np.zeros((resamples, weighted.shape[1]))
+    for first in range(0, resamples if persons else 0, at_once):
+        drawn = rng.multinomial(persons, equal, size=min(at_once, resamples - first)).astype(np.float64)
+        totals[first : first + at_once] = drawn @ weighted
+    means: Floats = totals[:, :-1] / totals[:, -1:] if persons else np.full_like(totals[:, :-1], np.nan)
     return means
+
+
+def mean_interval(mean: float, means_R: Floats) -> Interval:
+    """A mean with the percentile interval of its resamples, float64 [R]; NaN without any persons."""
+    low, high = np.quantile(means_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(mean), float(low), float(high))
+
+
+def difference_interval(ours: float, theirs: float, ours_R: Floats, theirs_R: Floats) -> Interval:
+    """The mean of ours - theirs over the same users, both from the same resamples."""
+    return mean_interval(ours - theirs, ours_R - theirs_R)
+
+
+def ratio_interval(ours: float, theirs: float, ours_R: Floats, theirs_R: Floats) -> Interval:
+    """mean(ours) / mean(theirs) - 1, both from the same resamples; NaN where theirs is zero or unknown."""
+    if not theirs or np.isnan(theirs):
+        return Interval(np.nan, np.nan, np.nan)
+    return mean_interval(ours / theirs - 1.0, ours_R / np.maximum(theirs_R, np.finfo(np.float64).tiny) - 1.0)
+
+
+def coverage_interval(shown_V: Shown, persons: int) -> Interval:
+    """The share of the V items that are shown to anybody, int32 [V] as in `ViewMetrics`, to places of P persons.
+
+    It is the interval of the coverage that as many persons, drawn anew, would have on average. Resamples of a
+    bootstrap hold some 63 % of the persons, so their union is too small and its percentiles lie below the figure.
+    The jackknife needs no resample: without person j, coverage falls by the items that j alone is shown. Its
+    variance errs upwards (Efron & Stein 1981). The interval is normal about the figure itself, cut to 0 … 1.
+    """
+    if not len(shown_V) or not persons:
+        return Interval(0.0, 0.0, 0.0)
+    share = float((shown_V != NOBODY).mean())
+    alone_P = np.bincount(shown_V[shown_V >= 0], minlength=persons) / len(shown_V)
+    half = NORMAL * float(np.sqrt((persons - 1) * alone_P.var()))
+    return Interval(share, max(share - half, 0.0), min(share + half, 1.0))
 
 
 def _view(scores_BV: Tensor, targets: ItemRows, first: int, ks: Sequence[int]) -> ViewMetrics:
@@ -202,12 +224,19 @@ def _view(scores_BV: Tensor, targets: ItemRows, first: int, ks: Sequence[int]) -
     hits_UK = (wanted_BV[chosen].gather(1, top_UK) & shown_UK).cpu().numpy()
     top, shown = top_UK.cpu().numpy(), shown_UK.cpu().numpy()
     per_user: dict[str, Floats] = {}
-    recommended: dict[int, NDArray[np.bool_]] = {}
+    shown_to: dict[int, Shown] = {}
     for k in ks:
         per_user.update(_figures(hits_UK[:, :k], counts[users], k))
-        recommended[k] = np.zeros(size, dtype=bool)
-        recommended[k][top[:, :k][shown[:, :k]]] = True
-    return ViewMetrics(first + users, per_user, recommended)
+        shown_to[k] = _to_whom(top[:, :k], shown[:, :k], size)
+    return ViewMetrics(first + users, per_user, shown_to)
+
+
+def _to_whom(top_UK: NDArray[np.int64], shown_UK: NDArray[np.bool_], size: int) -> Shown:
+    places, items = np.nonzero(shown_UK)[0], top_UK[shown_UK]
+    result = np.full(size, NOBODY, np.int32)
+    result[items] = places
+    result[np.bincount(items, minlength=size) > 1] = SEVERAL
+    return result
 
 
 def _figures(hits_UK: NDArray[np.bool_], targets_U: NDArray[np.int64], k: int) -> dict[str, Floats]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison at the end of a run: every method on the same users of the test weeks, in the same table.
 
-This process reads one merchant at a time and keeps figures and user ids alone.
+This process reads one merchant at a time and keeps what `simulation.tally` keeps.
 """
 
 import json
@@ -15,8 +15,8 @@ import numpy as np
 
 from client.runtime import open_runtime, read_runtime
 from client.wire import Array
-from data.samples import EvaluationSet, Ragged, UserHistories
-from models.baselines import evaluate_baselines
+from data.samples import EvaluationSet
+from models.baselines import BASELINES, NEIGHBOURS, evaluate_baselines
 from privacy.plan import Mode
 from simulation import references
 from simulation.config import Config
@@ -27,9 +27,9 @@ from simulation.nodes import RUNTIME, nodes
 from simulation.plans import ORDINARY, PRIVATE, training, workers
 from simulation.pool import Executor, executor
 from simulation.progress import Display
-from simulation.references import PerMerchant
 from simulation.research import KS, TEST, Researcher
-from simulation.results import Measured, Scored, method_row, paired_rows, persons_of, persons_of_rows, uplift_row
+from simulation.results import method_row, paired_rows, uplift_row
+from simulation.tally import Audience, Scored, Tally, audience
 
 LARGEST_FOR_NEIGHBOURS = 20_000  # items: the similarities are a dense matrix
 TOWER = "tower."
@@ -50,19 +50,16 @@ def compare(
 ) -> Comparison:
     """Measure all that `config.compare` asks for beside the federated runs."""
     researcher = _researcher(folder, league, next(iter(runs.values())).federation)
-    measured: list[Measured] = []
+    comparer = _Comparer(config, league, audience(_windows(researcher, league)), display)
+    scored: list[Scored] = []
     for name, run in runs.items():
-        measured += _measure_run(config, name, run, league, display)
+        scored += comparer.run(name, run)
     if ORDINARY in runs:
-        measured += _references(config, runs[ORDINARY], league, display)
-    scored = [method.scored() for method in measured]
+        scored += comparer.references(runs[ORDINARY])
     if config.compare.baselines:
-        scored = _baselines(researcher, league, display) + scored
-    users = {merchant.name: _users_alone(researcher.window(merchant, TEST)) for merchant in league.merchants}
-    rows = persons_of_rows(measured[0].per_merchant, persons_of(users))
-    methods = [method_row(method, rows, config.seed) for method in scored]
-    paired = paired_rows(scored, rows, config.seed)
-    return Comparison(methods, paired, _uplift(measured, paired, league))
+        scored = comparer.baselines(researcher) + scored
+    paired = paired_rows(scored)
+    return Comparison([method_row(method) for method in scored], paired, _uplift(scored, paired, league))
 
 
 def _researcher(folder: Path, league: PreparedLeague, federation: Federation) -> Researcher:
@@ -70,13 +67,8 @@ def _researcher(folder: Path, league: PreparedLeague, federation: Federation) ->
     return Researcher(folder / "league", league, runtime)
 
 
-def _users_alone(window: EvaluationSet) -> EvaluationSet:
-    """Who is in a window, without events."""
-    users = len(window)
-    nothing = Ragged(np.zeros(users + 1, np.int64), np.zeros(0, np.int32))
-    none = np.zeros(0, np.float32)
-    histories = UserHistories(window.histories.user_ids, nothing.offsets, nothing.items, none, none)
-    return EvaluationSet(histories, nothing, nothing, nothing, window.cut_day)
+def _windows(researcher: Researcher, league: PreparedLeague) -> Iterator[tuple[str, EvaluationSet]]:
+    return ((merchant.name, researcher.window(merchant, TEST)) for merchant in league.merchants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,60 +82,77 @@ class _EachMerchant(Generic[Read]):
         return (self.read(merchant, TEST) for merchant in self.league.merchants)
 
 
-def _baselines(researcher: Researcher, league: PreparedLeague, display: Display) -> list[Scored]:
-    """Baselines learn from everything before the test weeks, the validation weeks included."""
-    neighbours = league.items <= LARGEST_FOR_NEIGHBOURS
-    display.say(f"baselines: popularity, own repeats{', ItemKNN' if neighbours else ''} …")
-    if not neighbours:
-        display.say(
-            f"ItemKNN is left out: {league.items:,} items are more than {LARGEST_FOR_NEIGHBOURS:,}, for which its "
-            "matrix of similarities fits in memory"
+@dataclass(frozen=True, slots=True)
+class _Comparer:
+    """Measures every method on the same audience; each is scored, and its sums let go, before the next."""
+
+    config: Config
+    league: PreparedLeague
+    who: Audience
+    display: Display
+
+    def baselines(self, researcher: Researcher) -> list[Scored]:
+        """Baselines learn from everything before the test weeks, the validation weeks included."""
+        items = self.league.items
+        neighbours = items <= LARGEST_FOR_NEIGHBOURS
+        self.display.say(f"baselines: popularity, own repeats{', ItemKNN' if neighbours else ''} …")
+        if not neighbours:
+            self.display.say(
+                f"ItemKNN is left out: {items:,} items are more than {LARGEST_FOR_NEIGHBOURS:,}, for which its "
+                "matrix of similarities fits in memory"
+            )
+        names = [name for name in BASELINES if neighbours or name not in NEIGHBOURS]
+        tallies = {name: Tally(self.who, name, "baseline") for name in names}
+        known, windows = (
+            _EachMerchant(self.league, researcher.known),
+            _EachMerchant(self.league, researcher.window),
         )
-    known, windows = _EachMerchant(league, researcher.known), _EachMerchant(league, researcher.window)
-    found = evaluate_baselines(known, windows, league.items, KS, neighbours=neighbours)
-    return [Scored(name, "baseline", False, views) for name, views in found.items()]
+        found = evaluate_baselines(known, windows, items, KS, neighbours=neighbours)
+        for merchant, views in zip(self.league.names, found, strict=True):
+            for name, tally in tallies.items():
+                tally.add(merchant, views[name])
+        return [tally.scored(self.config.seed) for tally in tallies.values()]
 
+    def run(self, name: str, run: FederatedRun) -> list[Scored]:
+        """A federated run's model, and what the ordinary one says before it has learnt anything."""
+        final = run.final.model
+        untrained = {**starting_model(run.federation).arrays, **run.final.fixed}
+        with _pool(self.config, run.federation) as pool:
+            found = [self._evaluate(pool, final, name, Tally(self.who, name, name, private=name == PRIVATE))]
+            if name == ORDINARY and self.config.compare.baselines:
+                mix = Tally(self.who, UNTRAINED_MIX, "baseline")
+                found.append(self._evaluate(pool, _without_tower(untrained), "untrained mix", mix))
+        return found
 
-def _measure_run(
-    config: Config, name: str, run: FederatedRun, league: PreparedLeague, display: Display
-) -> list[Measured]:
-    final = run.final.model
-    untrained = {**starting_model(run.federation).arrays, **run.final.fixed}
-    with _pool(config, run.federation) as pool:
-        found = [Measured(name, name, name == PRIVATE, _evaluate(pool, league, final, name, display))]
-        if name == ORDINARY and config.compare.baselines:
-            views = _evaluate(pool, league, _without_tower(untrained), "untrained mix", display)
-            found.append(Measured(UNTRAINED_MIX, "baseline", False, views))
-    return found
+    def references(self, run: FederatedRun) -> list[Scored]:
+        """Each merchant's own model, and the centralised one, as far as the settings ask for them."""
+        compare, model, names = self.config.compare, self.config.model, self.league.names
+        start = {**starting_model(run.federation).arrays, **run.final.fixed}
+        ordinary = training(self.config, Mode.NONE)
+        alone, together = (
+            _reference_settings(self.config, run, {**ordinary, **laid_over}) if asked else None
+            for asked, laid_over in (
+                (compare.local_only, model.local_only),
+                (compare.centralised, model.centralised),
+            )
+        )
+        local = Tally(self.who, "local_only", "local_only")
+        found: list[Scored] = []
+        with _pool(self.config, run.federation) as pool:
+            jobs = (len(names) if alone else 0) + (1 if together else 0)
+            with self.display.stage("train references", jobs) as stage:
+                arrays = references.train(pool, names, start, alone, together, local.add, stage)
+            if alone:
+                found.append(local.scored(self.config.seed))
+            if arrays:
+                tally = Tally(self.who, "centralised", "centralised")
+                found.append(self._evaluate(pool, arrays, "centralised", tally))
+        return found
 
-
-def _evaluate(
-    pool: Executor, league: PreparedLeague, arrays: Mapping[str, Array], title: str, display: Display
-) -> PerMerchant:
-    with display.stage(f"measure {title.replace('_', ' ')}", len(league.merchants)) as stage:
-        return references.evaluate(pool, league.names, arrays, TEST, stage)
-
-
-def _references(config: Config, run: FederatedRun, league: PreparedLeague, display: Display) -> list[Measured]:
-    start = {**starting_model(run.federation).arrays, **run.final.fixed}
-    ordinary = training(config, Mode.NONE)
-    settings = {
-        name: _reference_settings(config, run, {**ordinary, **laid_over})
-        for name, laid_over in (("alone", config.model.local_only), ("together", config.model.centralised))
-    }
-    alone = settings["alone"] if config.compare.local_only else None
-    together = settings["together"] if config.compare.centralised else None
-    found: list[Measured] = []
-    with _pool(config, run.federation) as pool:
-        jobs = (len(league.names) if alone else 0) + (1 if together else 0)
-        with display.stage("train references", jobs) as stage:
-            views, arrays = references.train(pool, league.names, start, alone, together, stage)
-        if views:
-            found.append(Measured("local_only", "local_only", False, views))
-        if arrays:
-            views = _evaluate(pool, league, arrays, "centralised", display)
-            found.append(Measured("centralised", "centralised", False, views))
-    return found
+    def _evaluate(self, pool: Executor, arrays: Mapping[str, Array], title: str, tally: Tally) -> Scored:
+        with self.display.stage(f"measure {title.replace('_', ' ')}", len(self.league.names)) as stage:
+            references.evaluate(pool, self.league.names, arrays, TEST, tally.add, stage)
+        return tally.scored(self.config.seed)
 
 
 def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) -> dict[str, str | int]:
@@ -155,10 +164,8 @@ def _reference_settings(config: Config, run: FederatedRun, own: dict[str, Any]) 
     }
 
 
-def _uplift(
-    measured: list[Measured], paired: list[dict[str, Any]], league: PreparedLeague
-) -> list[dict[str, Any]]:
-    by_name = {method.name: method for method in measured}
+def _uplift(scored: list[Scored], paired: list[dict[str, Any]], league: PreparedLeague) -> list[dict[str, Any]]:
+    by_name = {method.name: method for method in scored}
     return [
         uplift_row(by_name[row["method"]], by_name["local_only"], row, league)
         for row in paired

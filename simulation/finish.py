@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last stages of the main job: the gate, the signed release, a merchant that verifies it and serves it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from simulation.nodes import RUNTIME, home_path, nodes
 from simulation.plans import workers
 from simulation.pool import executor
 from simulation.progress import Display
-from simulation.publication import install, last_model, model_card, open_repository, publish, same_model
+from simulation.publication import install, last_model, model_card, open_repository, publish, same_model, weights
 from simulation.shop_front import Shopper, example, recommend, serving, shoppers
 
 SHOPPERS, RECOMMENDED = 3, 5
@@ -67,7 +68,7 @@ def release(
     if resumed and previous is not None and same_model(previous, run.final.model):
         version = repository.versions()[-1]
         display.say(f"release {version} was published before this run was interrupted")
-        return Release({"version": version, "published": True, "gate": "published before"}, repository)
+        return _published(run, version, "published before", repository)
     decision = None if previous is None else _gate(config, league, run, previous)
     words = "first release of this repository: nothing to compare with" if decision is None else decision.words
     if decision is not None and not decision.passed:
@@ -78,7 +79,12 @@ def release(
     card = model_card(run.federation, league, plan, row, _limitations(config, plan))
     version = publish(repository, run.federation, run.final, card)
     display.say(f"release {version} published ({words}); pulling, verifying and activating it at a merchant")
-    return Release({"version": version, "published": True, "gate": words}, repository)
+    return _published(run, version, words, repository)
+
+
+def _published(run: FederatedRun, version: int, gate: str, repository: Repository) -> Release:
+    sha256 = hashlib.sha256(weights(run.final)).hexdigest()
+    return Release({"version": version, "published": True, "gate": gate, "model_sha256": sha256}, repository)
 
 
 def _gate(

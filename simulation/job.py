@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job from end to end: prepare, train privately, compare, publish, verify, serve, report."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,11 +31,12 @@ from simulation.outputs import RESULTS, config_hash, finish, run_folder, write_j
 from simulation.plans import SettingsError, check_league, check_settings, federations, workers
 from simulation.pool import Executor, executor
 from simulation.progress import Display, Stage
-from simulation.references import ReferenceFailed, evaluate
+from simulation.references import ReferenceFailed, mean_ndcg
 from simulation.report import write_report
 from simulation.research import VALID
-from simulation.results import FORMAT, league_part, mean_ndcg, privacy_part, round_rows
+from simulation.results import FORMAT, league_part, privacy_part, round_rows
 from simulation.shop_front import ServingFailed
+from simulation.summary import summary
 from simulation.tables import print_tables
 from simulation.verdicts import verdicts
 from strategies.errors import StrategyError
@@ -110,10 +112,10 @@ def _run(config: Config, display: Display) -> None:
                 example = serve(league, asked, released.repository, display)
             results = report(released, example)
     finish(folder)
-    print_tables(results, display.console)
-    for sentence in results["verdicts"]:
+    for sentence in results["summary"]:
         display.say(f"• {sentence}")
-    display.say(f"report: {folder / 'report.html'}    model: {results['model_hash'][:16]}")
+    print_tables(results, display.console)
+    display.say(f"every comparison in words: {folder / 'report.html'}    arrays: {results['model_hash'][:16]}")
 
 
 def _league(config: Config, folder: Path) -> PreparedLeague:
@@ -155,9 +157,9 @@ def _observer(
     def observe(state: Checkpoint) -> None:
         measured = state.round % every == 0 or state.round == rounds
         if measured and not log.logged(name, state.round):
-            views = evaluate(pool, league.names, state.model, VALID, None)
-            if any(len(found["novel"].users) for found in views.values()):
-                curve[state.round] = mean_ndcg(views)
+            score = mean_ndcg(pool, league.names, state.model, VALID)
+            if math.isfinite(score):
+                curve[state.round] = score
         values = {CURVE: curve[state.round]} if state.round in curve else {}
         if plan.private:
             values["epsilon"] = plan.epsilon_after(state.round)
@@ -214,4 +216,4 @@ def _results(
         "release": released.part,
         "timings": timings.seconds,
     }
-    return {**results, "verdicts": list(verdicts(results))}
+    return {**results, "summary": list(summary(results)), "verdicts": list(verdicts(results))}

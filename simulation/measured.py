@@ -114,11 +114,12 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """The guarantee of the private run. `private` is false where nothing is promised."""
+    """The guarantee of the private run, in figures; in words its plan's `statement` alone.
+
+    `private` is false where nothing is promised.
+    """
 
     mode: str
-    unit: str
-    adversary: str
     epsilon: float | None
     delta: float | None
     noise_multiplier: float | None
@@ -172,6 +173,7 @@ class Release:
     version: int | None
     published: bool
     gate: str
+    model_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +366,6 @@ def _league(raw: Mapping[str, Any]) -> League:
 def _privacy(raw: Mapping[str, Any]) -> Privacy:
     return Privacy(
         mode=text(raw.get("mode")),
-        unit=text(raw.get("unit")),
-        adversary=text(raw.get("adversary")),
         epsilon=number(raw.get("epsilon")),
         delta=number(raw.get("delta")),
         noise_multiplier=number(raw.get("noise_multiplier")),
@@ -395,4 +395,6 @@ def _example(raw: Mapping[str, Any]) -> Example | None:
 def _release(raw: Mapping[str, Any]) -> Release | None:
     if not raw:
         return None
-    return Release(whole(raw.get("version")), bool(raw.get("published")), text(raw.get("gate")))
+    return Release(
+        whole(raw.get("version")), bool(raw.get("published")), text(raw.get("gate")), text(raw.get("model_sha256"))
+    )

@@ -36,7 +36,7 @@ from simulation.measured import (
     Uplift,
     spoken,
 )
-from simulation.rounding import nearest, percent, signed, up
+from simulation.rounding import better_off, nearest, signed, up
 
 WIDTH_PX = 800
 RUNS = ("federated", "federated_private")
@@ -320,9 +320,7 @@ def _best_of(rows: Sequence[Method], view: str) -> str:
 
 
 def _uplift_words(uplift: Uplift) -> str:
-    if uplift.share_better is None:
-        return f"{len(uplift.merchants)} merchants"
-    return f"{percent(uplift.share_better)} of {len(uplift.merchants)} merchants are better off"
+    return f"{better_off(uplift)} merchants are better off"
 
 
 def _tip(merchant: MerchantUplift) -> str:

@@ -2,7 +2,8 @@
 """Runs merchants' work in this process or on a pool of processes, with a deadline and without pickled data.
 
 A `Job` names a merchant and a request; an `Outcome` is its reply or the reason why there is none. The model of
-a round goes once to each process, not once to each merchant.
+a round goes once to each process, not once to each merchant. A merchant goes to the process that it went to
+before, unless that one is behind: what a process keeps of its merchants is kept once.
 
 Nobody can tell a slow merchant from one that hangs, so one rule holds everywhere: when jobs wait and no answer
 came for half of the time that is left, the longest running job is left behind and the rest go on without it, at
@@ -195,14 +196,15 @@ class Pool:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["simulation.preload"])
         self._seats = [self._seat() for _ in range(workers)]
+        self._seat_of: dict[str, _Seat] = {}
 
     def run(self, jobs: Iterable[Job], timeout_s: float) -> Iterator[Outcome]:
         clock = _Clock(timeout_s)
-        waiting = list(jobs)[::-1]
+        waiting = list(jobs)
         while waiting or self._busy():
             for seat in list(self._seats):
                 if waiting and seat.merchant is None:
-                    yield from self._hand_out(seat, waiting.pop())
+                    yield from self._hand_out(seat, waiting.pop(self._next(seat, waiting)))
             busy = {seat.connection: seat for seat in self._busy()}
             if not busy:
                 continue
@@ -232,6 +234,11 @@ class Pool:
     def _busy(self) -> list[_Seat]:
         return [seat for seat in self._seats if seat.merchant is not None]
 
+    def _next(self, seat: _Seat, waiting: list[Job]) -> int:
+        """The place of the first job that is not another seat's, else of the first."""
+        own = (place for place, job in enumerate(waiting) if self._seat_of.get(job.merchant, seat) is seat)
+        return next(own, 0)
+
     def _hand_out(self, seat: _Seat, job: Job) -> Iterator[Outcome]:
         """Send a job to a seat; to a fresh one when its process ended while idle."""
         try:
@@ -246,6 +253,7 @@ class Pool:
         request = job.request if seat.model is not job.request.arrays else replace(job.request, arrays={})
         seat.connection.send_bytes(_job_bytes(job.merchant, request, keeps_model=request is not job.request))
         seat.model, seat.merchant, seat.began = job.request.arrays, job.merchant, time.monotonic()
+        self._seat_of.setdefault(job.merchant, seat)
 
     def _collect(self, seat: _Seat) -> Outcome:
         merchant, seat.merchant = seat.merchant or "", None
@@ -273,6 +281,7 @@ class Pool:
         seat.connection.close()
         fresh = self._seat()
         self._seats[self._seats.index(seat)] = fresh
+        self._seat_of = {merchant: other for merchant, other in self._seat_of.items() if other is not seat}
         return fresh
 
 

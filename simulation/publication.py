@@ -74,13 +74,18 @@ def spent_epsilon(federation: Federation, plan: PrivacyPlan) -> float:
     return max(epsilon(events, plan.delta, plan.accountant) for events in spent)
 
 
+def weights(final: Checkpoint) -> bytes:
+    """The released file of weights; its SHA-256 is the card's model hash."""
+    return save(final.model)
+
+
 def publish(repository: Repository, federation: Federation, final: Checkpoint, card: ModelCard) -> int:
     """Export the final model and publish it with its card; returns the release's version."""
     runtime = open_runtime(read_runtime(federation.nodes.homes / RUNTIME))
     load_public(runtime.model, runtime.spec, final.model)
     exported = runtime.task.export(runtime.model)
     files: dict[str, Path | bytes] = {
-        "model.safetensors": save(final.model),
+        "model.safetensors": weights(final),
         "scorer.onnx": exported.scorer,
         "item_vectors.npy": exported.item_vectors,
         "catalogue.parquet": vocabulary_file(federation.league),

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What federation is measured against: baselines, each merchant alone, and all data in one place."""
+"""What federation is measured against: baselines, each merchant alone, and all data in one place.
 
-from collections.abc import Iterator, Mapping, Sequence
+Figures go to whoever asked as each merchant answers, in any order, and are not kept here.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from client.wire import Array, Reply, Request
 from models.metrics import ViewMetrics
@@ -10,7 +14,8 @@ from simulation.progress import Stage
 from simulation.research import CENTRALISED, EVALUATE, LEAGUE, LOCAL_ONLY, unpack_views
 
 TIMEOUT_S = 3600.0
-PerMerchant = dict[str, Mapping[str, ViewMetrics]]
+Keep = Callable[[str, Mapping[str, ViewMetrics]], None]
+CURVE_VIEW, CURVE_METRIC = "novel", "ndcg@10"
 
 
 class ReferenceFailed(Exception):
@@ -18,13 +23,30 @@ class ReferenceFailed(Exception):
 
 
 def evaluate(
-    executor: Executor, merchants: Sequence[str], arrays: Mapping[str, Array], window: str, stage: Stage | None
-) -> PerMerchant:
+    executor: Executor,
+    merchants: Sequence[str],
+    arrays: Mapping[str, Array],
+    window: str,
+    keep: Keep,
+    stage: Stage | None,
+) -> None:
     """Figures per user of one model at every merchant."""
     request = Request(EVALUATE, "", 0, arrays, {"window": window})
-    jobs = [Job(merchant, request) for merchant in merchants]
-    found = {name: unpack_views(reply.arrays) for name, reply in _replies(executor, jobs, stage)}
-    return {merchant: found[merchant] for merchant in merchants}
+    for name, reply in _replies(executor, [Job(merchant, request) for merchant in merchants], stage):
+        keep(name, unpack_views(reply.arrays))
+
+
+def mean_ndcg(executor: Executor, merchants: Sequence[str], arrays: Mapping[str, Array], window: str) -> float:
+    """Mean ndcg@10 of one model over all users of the league with a novel target; NaN where there are none."""
+    sums: dict[str, tuple[float, int]] = {}
+
+    def keep(merchant: str, views: Mapping[str, ViewMetrics]) -> None:
+        values = views[CURVE_VIEW].per_user[CURVE_METRIC]
+        sums[merchant] = float(values.sum()), len(values)
+
+    evaluate(executor, merchants, arrays, window, keep, None)
+    users = sum(count for _, count in sums.values())
+    return math.fsum(total for total, _ in sums.values()) / users if users else math.nan
 
 
 def train(
@@ -33,20 +55,25 @@ def train(
     start: Mapping[str, Array],
     alone: Mapping[str, str | int] | None,
     together: Mapping[str, str | int] | None,
+    keep: Keep,
     stage: Stage | None,
-) -> tuple[PerMerchant, dict[str, Array]]:
+) -> dict[str, Array]:
     """Train the reference models that have settings, all at once.
 
-    Returns the figures of each merchant's local-only model (the same model on its own data alone), and the arrays
-    of the centralised one (all merchants' users in one place: what nobody may have).
+    `keep` gets the figures of each merchant's local-only model (the same model on its own data alone). Returns the
+    arrays of the centralised one (all merchants' users in one place: what nobody may have).
     """
     jobs = [] if together is None else [Job(LEAGUE, Request(CENTRALISED, "", 0, start, together))]
     if alone is not None:
         request = Request(LOCAL_ONLY, "", 0, start, alone)
         jobs += [Job(merchant, request) for merchant in merchants]
-    found = {name: reply.arrays for name, reply in _replies(executor, jobs, stage)}
-    pooled = dict(found.pop(LEAGUE, {}))
-    return {name: unpack_views(found[name]) for name in merchants if name in found}, pooled
+    pooled: dict[str, Array] = {}
+    for name, reply in _replies(executor, jobs, stage):
+        if name == LEAGUE:
+            pooled = dict(reply.arrays)
+        else:
+            keep(name, unpack_views(reply.arrays))
+    return pooled
 
 
 def _replies(executor: Executor, jobs: list[Job], stage: Stage | None) -> Iterator[tuple[str, Reply]]:

@@ -23,15 +23,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from simulation.measured import METRIC, Example, Measured, Recommended, read, spoken
 from simulation.plots import BIN_MERCHANTS, RUNS, plots
-from simulation.rounding import interval, nearest, percent, scientific, signed, up
+from simulation.rounding import better_off, interval, nearest, percent, scientific, signed, up
+from simulation.summary import summary
 from simulation.tables import MISSING, merchant_table, method_tables, uplift_table
-from simulation.verdicts import ratio_to_centralised, verdicts
+from simulation.verdicts import promised, ratio_to_centralised, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ROLES = ("federated", "federated_private", "centralised", "local_only")
 _HEADLINE_VIEW = "novel"
 _DROPPED_SHOWN = 12
-_LEAD_CHARACTERS = 44
+_LEAD_CHARACTERS, _SUMMARY_LEAD_CHARACTERS = 44, 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def page_of(results: Mapping[str, Any]) -> str:
         title=measured.league.name or "A league of merchants",
         subtitle=_subtitle(measured),
         facts=tuple(_facts(measured)),
+        summary=tuple(_split(sentence, _SUMMARY_LEAD_CHARACTERS) for sentence in summary(results)),
         verdicts=tuple(_split(v) for v in verdicts(results)),
         plots=plots(measured),
         roles=_ROLES,
@@ -158,28 +160,27 @@ def _facts(measured: Measured) -> Iterator[Fact]:
         "same view and metric" if compared else "no centralised model",
     )
     uplift = measured.uplift_of("federated", _HEADLINE_VIEW)
-    share = uplift.share_better if uplift else None
     median = uplift.median if uplift else None
     yield Fact(
         "merchants better off than alone",
-        percent(share) if share is not None else MISSING,
+        (better_off(uplift) if uplift else "") or MISSING,
         f"median merchant {signed(median)}" if median is not None else "not measured",
     )
     privacy = measured.privacy
-    promised = privacy.private and privacy.epsilon is not None and privacy.delta is not None
+    stated = promised(privacy)
     yield Fact(
         "ε of the private run",
-        up(privacy.epsilon, 2) if promised and privacy.epsilon is not None else MISSING,
-        f"δ = {scientific(privacy.delta)}" if promised and privacy.delta is not None else "no guarantee",
+        up(privacy.epsilon, 2) if stated and privacy.epsilon is not None else MISSING,
+        f"δ = {scientific(privacy.delta)}" if stated and privacy.delta is not None else "no guarantee",
     )
 
 
-def _split(verdict: str) -> Verdict:
+def _split(verdict: str, longest: int = _LEAD_CHARACTERS) -> Verdict:
     lead, colon, rest = verdict.partition(": ")
-    if not colon or len(lead) > _LEAD_CHARACTERS:
+    if not colon or len(lead) > longest:
         return Verdict("", verdict, caution=False)
     first = rest[:1].upper() if rest[:1].isascii() else rest[:1]  # ε is a name, never a capital
-    return Verdict(lead, first + rest[1:], caution=lead.startswith("Not "))
+    return Verdict(lead, first + rest[1:], caution="not " in lead.lower())
 
 
 def _dropped(measured: Measured) -> Iterator[str]:
@@ -206,15 +207,14 @@ def _rounds(numbers: list[int]) -> str:
 def _privacy(measured: Measured) -> PrivacySection:
     privacy = measured.privacy
     if not privacy.private:
-        statement = "This run was not private: its models carry no differential-privacy guarantee."
-        return PrivacySection(False, statement, (), (), "Nothing is protected by noise in this run.")
-    exact = privacy.epsilon is not None and privacy.delta is not None
+        statement = privacy.statement or "This run states no guarantee: treat its models as not private."
+        return PrivacySection(False, statement, (), privacy.not_protected, "Nothing here is protected by noise.")
     lost = "The run states no ε or no δ: treat it as not private."
-    statement = (privacy.statement or "The run states its guarantee only in figures.") if exact else lost
+    statement = (
+        (privacy.statement or "The run states its guarantee only in figures.") if promised(privacy) else lost
+    )
     sheet = (
         ("Mode", f"{spoken(privacy.mode)} noise"),
-        ("Unit", privacy.unit or "not stated"),
-        ("Adversary", privacy.adversary or "not stated"),
         ("ε", up(privacy.epsilon, 2) if privacy.epsilon is not None else "not stated"),
         ("δ", scientific(privacy.delta) if privacy.delta is not None else "not stated"),
         ("Compositions", f"{privacy.steps:,}" if privacy.steps is not None else "not stated"),
@@ -223,7 +223,7 @@ def _privacy(measured: Measured) -> PrivacySection:
         ("Clipping norm C", _short(privacy.clipping_norm)),
         ("Sampling rate", _short(privacy.sampling_rate)),
     )
-    missing = "The results do not list what is not protected; assume that nothing beyond the unit above is."
+    missing = "The results do not list what is not protected; assume that nothing beyond the statement above is."
     return PrivacySection(True, statement, sheet, privacy.not_protected, missing)
 
 
@@ -250,7 +250,7 @@ def _provenance(measured: Measured) -> Iterator[tuple[str, str]]:
         "Seed": "" if measured.seed is None else str(measured.seed),
         "Time split": split,
         "Config hash": measured.config_hash,
-        "Model hash": measured.model_hash,
+        "Hash of the model's arrays": measured.model_hash,
     }
     yield from ((name, value or "not stated") for name, value in rows.items())
     if release is None:
@@ -259,5 +259,7 @@ def _provenance(measured: Measured) -> Iterator[tuple[str, str]]:
         state = "published" if release.published else "not published"
         version = "" if release.version is None else f"version {release.version}, "
         yield "Release", f"{version}{state}{f': {release.gate}' if release.gate else ''}"
+        if release.model_sha256:
+            yield "Released model.safetensors, SHA-256", release.model_sha256
     for name, seconds in measured.timings_s.items():
         yield f"Time: {spoken(name).lower()}", f"{seconds:,.1f} s"

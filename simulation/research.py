@@ -111,7 +111,7 @@ def pack_views(views: Mapping[str, ViewMetrics]) -> dict[str, Array]:
     for view, found in views.items():
         packed[f"{view}|users"] = found.users.astype(np.float32)
         packed |= {f"{view}|metric|{name}": values.astype(np.float32) for name, values in found.per_user.items()}
-        packed |= {f"{view}|shown|{k}": shown.astype(np.float32) for k, shown in found.recommended.items()}
+        packed |= {f"{view}|shown|{k}": shown.astype(np.float32) for k, shown in found.shown.items()}
     return packed
 
 
@@ -121,7 +121,7 @@ def unpack_views(packed: Mapping[str, Array]) -> dict[str, ViewMetrics]:
         view: ViewMetrics(
             users=packed[f"{view}|users"].astype(np.int64),
             per_user={k: v.astype(np.float64) for k, v in _under(f"{view}|metric|", packed).items()},
-            recommended={int(k): v.astype(np.bool_) for k, v in _under(f"{view}|shown|", packed).items()},
+            shown={int(k): v.astype(np.int32) for k, v in _under(f"{view}|shown|", packed).items()},
         )
         for view in sorted({name.split("|")[0] for name in packed})
     }

@@ -11,7 +11,7 @@ Guarantees:
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
-from simulation.measured import Estimate
+from simulation.measured import Estimate, Uplift
 
 
 def down(value: float, digits: int = 4) -> str:
@@ -38,6 +38,13 @@ def signed(value: float, digits: int = 4) -> str:
 def percent(fraction: float) -> str:
     """A share or ratio, rounded down: `98.4%`."""
     return f"{down(100.0 * fraction, 1)}%"
+
+
+def better_off(uplift: Uplift) -> str:
+    """How many merchants a method serves better than their own model does: `82 of 111`; empty where unknown."""
+    if uplift.merchants:
+        return f"{sum(m.difference > 0.0 for m in uplift.merchants)} of {len(uplift.merchants)}"
+    return "" if uplift.share_better is None else percent(uplift.share_better)
 
 
 def scientific(value: float) -> str:

@@ -11,7 +11,7 @@ Guarantees:
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-HELD_EVENTS = 3_000_000  # some 20 bytes each; the league that ships has 1.1 million
+HELD_EVENTS = 1_200_000  # some 20 bytes each; the league that ships has 1.1 million
 Made = TypeVar("Made")
 
 

@@ -31,9 +31,10 @@ from simulation.measured import (
     read,
     spoken,
 )
-from simulation.rounding import interval, nearest, percent, scientific, signed, up
+from simulation.rounding import better_off, interval, nearest, signed, up
+from simulation.verdicts import promised
 
-METRICS = (METRIC, "hit_rate@10", "recall@20")
+METRICS = (METRIC, "hit_rate@10", "recall@20", "coverage@10")
 MISSING = "–"
 _LEADERS = {"federated": "federated", "federated_private": "private"}
 _KIND_STYLES = {"federated": "bold blue", "federated_private": "bold dark_orange", "centralised": "green"}
@@ -95,16 +96,13 @@ def merchant_table(uplift: Uplift) -> Table:
 
 
 def privacy_line(measured: Measured) -> str:
-    """The guarantee of the private run in one line, or that there is none."""
+    """What is promised, in the words of the run's own plan; or that nothing is."""
     privacy = measured.privacy
     if not privacy.private:
-        return "Privacy: none. The models of this run carry no privacy guarantee."
-    if privacy.epsilon is None or privacy.delta is None:
+        return f"Privacy: none. {privacy.statement}".rstrip()
+    if not promised(privacy):
         return f"Privacy: {privacy.mode} noise, but ε or δ is not stated: treat it as not private."
-    unit = privacy.unit or "unit not stated"
-    spent = f"ε = {up(privacy.epsilon, 2)}, δ = {scientific(privacy.delta)}"
-    steps = "" if privacy.steps is None else f", {privacy.steps:,} compositions"
-    return f"Privacy: {privacy.mode} noise, {spent}, unit: {unit}{steps}."
+    return f"Privacy: {privacy.statement or 'the run states its guarantee only in figures.'}"
 
 
 def print_tables(results: Mapping[str, Any], console: Console) -> None:
@@ -187,13 +185,12 @@ def _uplift_row(measured: Measured, uplift: Uplift) -> Row:
     method = next((m for m in measured.methods if uplift.method in (m.name, m.kind)), None)
     view = VIEW_NAMES.get(uplift.view, spoken(uplift.view))
     name = f"{measured.label_of(uplift.method)}, {view[:1].lower() + view[1:]}, {uplift.metric}"
-    better = Cell(MISSING) if uplift.share_better is None else Cell(percent(uplift.share_better))
     cells = (
         _signed_cell(uplift.paired, 1.0, 4, ""),
         _signed_cell(uplift.relative, 100.0, 1, "%"),
         Cell(MISSING) if uplift.median is None else Cell(signed(uplift.median)),
         Cell(MISSING) if uplift.worst is None else Cell(signed(uplift.worst)),
-        better,
+        Cell(better_off(uplift) or MISSING),
     )
     return Row(name, method.kind if method else uplift.method, cells)
 
@@ -230,7 +227,7 @@ def _rich(table: Table) -> RichTable:
     )
     drawn.add_column(Text(table.header[0]), overflow="fold")
     for name in table.header[1:]:
-        drawn.add_column(Text(name), justify="right", no_wrap=True)
+        drawn.add_column(Text(name.replace("@", "\n@")), justify="right", no_wrap=True)
     for row in table.rows:
         style = _KIND_STYLES.get(row.kind, "")
         drawn.add_row(Text(row.name, style=style), *(_rich_cell(cell) for cell in row.cells))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's results in plain words, good or bad.
+"""A run's results in plain words, good or bad: the details behind `simulation.summary`.
 
 Guarantees:
 - whether a method is ahead or behind is decided on the unrounded values
@@ -21,11 +21,12 @@ from simulation.measured import (
     Estimate,
     Measured,
     Method,
+    Privacy,
     Uplift,
     read,
     spoken,
 )
-from simulation.rounding import down, nearest, percent, scientific, signed, up
+from simulation.rounding import better_off, down, nearest, percent, signed, up
 
 SECOND_METRICS = ("hit_rate@10", "recall@20")
 CENTRALISED_GOAL = 0.98
@@ -37,7 +38,7 @@ _NOUNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Lead:
+class Lead:
     """How far a method is ahead of `other`; without a paired interval nothing is shown."""
 
     other: Method
@@ -85,7 +86,7 @@ def _baselines(measured: Measured) -> Iterator[str]:
         return
     for view in measured.views:
         own = federated.estimate(view)
-        leads = _leads(measured, federated, view, "baseline")
+        leads = leads_over(measured, federated, view, "baseline")
         if own is None or not leads:
             yield f"{_view(view)} against baselines: the federated model was not compared with any."
             continue
@@ -106,34 +107,35 @@ def _usefulness(measured: Measured) -> Iterator[str]:
     """What a merchant would do without, because something simpler is as good."""
     for method in (*measured.of_kind("federated"), *measured.of_kind("federated_private")):
         for view in measured.views:
-            leads = _leads(measured, method, view, "baseline", "local_only")
+            leads = leads_over(measured, method, view, "baseline", "local_only")
             in_doubt = [lead for lead in leads if not lead.shown_better]
             if not in_doubt:
                 continue
             useless = [lead for lead in in_doubt if lead.not_ahead]
             label = "Not useful at this scale" if useless else "Not yet shown to be useful at this scale"
             lead = (useless or in_doubt)[0]
-            what = f"{_the(method)} on {_lower(_view(view))}"
+            what = f"{the(method)} on {_lower(_view(view))}"
             yield f"{label}: {what}. Beside the simpler: {_named(lead.other)}, {_gap(lead)}."
 
 
-def _leads(measured: Measured, method: Method, view: str, *kinds: str) -> list[_Lead]:
+def leads_over(measured: Measured, method: Method, view: str, *kinds: str) -> list[Lead]:
     """The leads of `method` over every method of these kinds, the smallest first."""
     others = (other for kind in kinds for other in measured.of_kind(kind))
-    found = (_lead(measured, method, other, view) for other in others)
+    found = (lead_over(measured, method, other, view) for other in others)
     return sorted((lead for lead in found if lead), key=lambda lead: lead.difference.mean)
 
 
-def _lead(measured: Measured, method: Method, other: Method, view: str) -> _Lead | None:
+def lead_over(measured: Measured, method: Method, other: Method, view: str) -> Lead | None:
+    """How far a method is ahead of another, paired where a pair was measured."""
     paired = measured.paired_of(method.name, other.name, view)
     if paired:
-        return _Lead(other, paired.difference, paired.relative.mean if paired.relative else None)
+        return Lead(other, paired.difference, paired.relative.mean if paired.relative else None)
     own, theirs = method.estimate(view), other.estimate(view)
     if own is None or theirs is None:
         return None
     difference = own.mean - theirs.mean
     relative = difference / theirs.mean if theirs.mean > 0.0 else None
-    return _Lead(other, Estimate(difference, None, None), relative)
+    return Lead(other, Estimate(difference, None, None), relative)
 
 
 def _local_only(measured: Measured) -> Iterator[str]:
@@ -141,7 +143,7 @@ def _local_only(measured: Measured) -> Iterator[str]:
         yield "The uplift over each merchant's own model was not measured."
     for uplift in sorted(measured.uplift, key=lambda u: u.view != "novel"):
         method = next((m for m in measured.methods if uplift.method in (m.name, m.kind)), None)
-        name = _the(method) if method else spoken(uplift.method)
+        name = the(method) if method else spoken(uplift.method)
         start = f"{_view(uplift.view)} against own models: {name}"
         yield f"{start}{_over_own_models(uplift)}{_spread(uplift)}"
 
@@ -150,15 +152,15 @@ def _over_own_models(uplift: Uplift) -> str:
     if uplift.paired is None:
         return " was not compared pair by pair."
     alone = Method("local_only", "local_only", private=False, views={})
-    lead = _Lead(alone, uplift.paired, uplift.relative.mean if uplift.relative else None)
+    lead = Lead(alone, uplift.paired, uplift.relative.mean if uplift.relative else None)
     verdict = "shown better" if lead.shown_better else "shown worse" if lead.shown_worse else "not shown to differ"
     return f" is {verdict} in {uplift.metric}: {_gap(lead)}."
 
 
 def _spread(uplift: Uplift) -> str:
     parts = []
-    if uplift.share_better is not None:
-        parts.append(f"{percent(uplift.share_better)} are better off")
+    if better := better_off(uplift):
+        parts.append(f"{better} are better off")
     if uplift.merchants:
         parts.append(f"{sum(m.difference < 0.0 for m in uplift.merchants)} worse off")
     if uplift.median is not None:
@@ -167,8 +169,7 @@ def _spread(uplift: Uplift) -> str:
         last = min(uplift.merchants, key=lambda m: m.difference, default=None)
         who = f" ({last.merchant}, {last.users} users)" if last else ""
         parts.append(f"worst {signed(uplift.worst)}{who}")
-    of = f"Of {len(uplift.merchants)} merchants" if uplift.merchants else "Of the merchants"
-    return f" {of} {', '.join(parts)}." if parts else ""
+    return f" Merchants: {', '.join(parts)}." if parts else ""
 
 
 def _centralised(measured: Measured) -> Iterator[str]:
@@ -180,7 +181,7 @@ def _centralised(measured: Measured) -> Iterator[str]:
     for view, (centralised, ratio) in compared:
         paired = measured.paired_of(federated.name, centralised.name, view)
         relative = paired.relative if paired else None
-        lead = _lead(measured, federated, centralised, view)
+        lead = lead_over(measured, federated, centralised, view)
         yield (
             f"{_view(view)} against centralised: the federated model reaches {percent(ratio)}{_ratio(relative)} "
             f"of that model's {METRIC}, which {_goal(ratio, relative)}{f'; {_gap(lead)}' if lead else ''}."
@@ -210,7 +211,7 @@ def _private(measured: Measured) -> Iterator[str]:
     federated = _federated(measured)
     for method in runs:
         for view in measured.views:
-            yield f"{_view(view)} with privacy: {_the(method)} {_beside(measured, method, federated, view)}."
+            yield f"{_view(view)} with privacy: {the(method)} {_beside(measured, method, federated, view)}."
     yield _promise(measured)
 
 
@@ -218,7 +219,7 @@ def _beside(measured: Measured, method: Method, federated: Method | None, view: 
     """The private model's score, and what privacy costs beside the non-private one."""
     own = method.estimate(view)
     free = federated.estimate(view) if federated else None
-    lead = _lead(measured, method, federated, view) if federated else None
+    lead = lead_over(measured, method, federated, view) if federated else None
     if own is None:
         return "was not measured"
     scores = f"scores {METRIC} {nearest(own.mean)}"
@@ -228,11 +229,16 @@ def _beside(measured: Measured, method: Method, federated: Method | None, view: 
 
 
 def _promise(measured: Measured) -> str:
+    """The plan's own statement: nothing else says in words what is private."""
     privacy = measured.privacy
-    if privacy.epsilon is None or privacy.delta is None:
+    if not promised(privacy):
         return "The private run states no ε or no δ: treat it as not private."
-    spent = f"ε = {up(privacy.epsilon, 2)}, δ = {scientific(privacy.delta)}, {spoken(privacy.mode).lower()} noise"
-    return f"Privacy of the private run: {spent}; unit: {privacy.unit or 'not stated'}."
+    return f"Privacy of the private run: {privacy.statement or 'its plan states it only in figures.'}"
+
+
+def promised(privacy: Privacy) -> bool:
+    """Whether the run is private and says by how much."""
+    return privacy.private and privacy.epsilon is not None and privacy.delta is not None
 
 
 def _run(measured: Measured) -> Iterator[str]:
@@ -251,7 +257,7 @@ def _federated(measured: Measured) -> Method | None:
     return next((m for m in measured.of_kind("federated") if not m.private), None)
 
 
-def _the(method: Method) -> str:
+def the(method: Method) -> str:
     """A method as the subject of a sentence; its own name beside its kind where it has one."""
     noun = _NOUNS.get(method.kind)
     if noun is None:
@@ -259,29 +265,30 @@ def _the(method: Method) -> str:
     return noun if method.name in ("", method.kind) else f"{noun} ({method.label})"
 
 
-def _called(method: Method) -> str:
+def called(method: Method) -> str:
+    """A method beside others in a sentence."""
     return f"the {UNTRAINED_MIX}" if method.name == UNTRAINED_MIX else method.label
 
 
 def _named(method: Method) -> str:
     own = " (our own formula, which needs no training)" if method.name == UNTRAINED_MIX else ""
-    return f"{_called(method)}{own}"
+    return f"{called(method)}{own}"
 
 
-def _list(leads: Sequence[_Lead]) -> str:
+def _list(leads: Sequence[Lead]) -> str:
     return "; ".join(f"{_named(lead.other)}, {_gap(lead)}" for lead in leads)
 
 
-def _gap(lead: _Lead) -> str:
+def _gap(lead: Lead) -> str:
     """`ahead by 0.0013 (2.2%), paired interval [+0.0002 to +0.0024]`."""
     mean = lead.difference.mean
     if mean == 0.0:
         return f"level, {_interval(lead)}"
-    relative = "" if lead.relative is None else f" ({_size(100.0 * lead.relative, 1)}%)"
-    return f"{_side(mean)} by {_size(mean, 4)}{relative}, {_interval(lead)}"
+    relative = "" if lead.relative is None else f" ({size(100.0 * lead.relative, 1)}%)"
+    return f"{_side(mean)} by {size(mean, 4)}{relative}, {_interval(lead)}"
 
 
-def _interval(lead: _Lead) -> str:
+def _interval(lead: Lead) -> str:
     low, high = lead.difference.low, lead.difference.high
     if low is None or high is None:
         return "without a paired interval to judge it"
@@ -292,7 +299,7 @@ def _side(difference: float) -> str:
     return "ahead" if difference > 0.0 else "behind"
 
 
-def _size(difference: float, digits: int) -> str:
+def size(difference: float, digits: int) -> str:
     """The size of a difference: an advantage rounded down, a disadvantage rounded up."""
     size = down(difference, digits) if difference > 0.0 else up(-difference, digits)
     return size if float(size) else f"less than {10.0**-digits:.{digits}f}"
@@ -308,7 +315,7 @@ def _other_metrics(federated: Method, best: Method, view: str) -> str:
             continue
         if (own.mean - other.mean) * (first.mean - second.mean) < 0.0:
             turned.append(metric)
-    return f" Against {_called(best)} it is the other way round by {' and '.join(turned)}." if turned else ""
+    return f" Against {called(best)} it is the other way round by {' and '.join(turned)}." if turned else ""
 
 
 def _view(view: str) -> str:

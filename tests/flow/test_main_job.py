@@ -63,6 +63,8 @@ def test_the_served_release_is_the_verified_one_with_the_ledgers_epsilon(finishe
     assert release.card.epsilon == pytest.approx(max(spent), rel=1e-6)
     assert release.card.epsilon <= plan.epsilon * (1 + 1e-9)
     assert release.card.unit == "user_merchant"
+    shown = json.loads((folder / "results.json").read_text("utf-8"))["release"]["model_sha256"]
+    assert release.card.model_hash == shown
 
 
 def test_a_private_releases_card_carries_no_figures_and_says_why(finished):
@@ -194,7 +196,8 @@ def test_figures_and_report_outlive_a_failed_serving_and_a_resumed_run_serves_wh
     assert next(tmp_path.glob("*/report.html")).read_text("utf-8").startswith("<!doctype html>")
     ledgers = {path: path.read_bytes() for path in tmp_path.glob("*/runs/*/homes/*/ledger.jsonl")}
     assert run_here(composed(*asked, "resume=true"), console) == 0
-    assert results(tmp_path)["release"] == {"version": 1, "published": True, "gate": "published before"}
+    before = {"version": 1, "published": True, "gate": "published before"}
+    assert results(tmp_path)["release"] == {**results(tmp_path)["release"], **before}
     assert results(tmp_path)["example"]["recommended"]
     assert ledgers == {path: path.read_bytes() for path in ledgers}
 

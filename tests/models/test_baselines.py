@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.baselines import BASELINES, NEIGHBOURS, evaluate_baselines, item_similarities
+from models.metrics import merge_views
 
 
 def test_similarity_of_items_bought_together(make_users: Callable[..., Any]) -> None:
@@ -33,21 +34,27 @@ def league(make_users: Callable[..., Any], make_evaluated: Callable[..., Any]) -
     return train, evaluation
 
 
+def merged(train: Any, evaluation: Any, n_items: int, ks: list[int], **how: bool) -> dict[str, dict[str, Any]]:
+    """Each baseline's figures over the league."""
+    parts = list(evaluate_baselines(train, evaluation, n_items, ks, **how))
+    return {name: merge_views([part[name] for part in parts]) for name in parts[0]}
+
+
 def first_place(league: tuple[list[Any], list[Any]], view: str, name: str) -> list[float]:
-    found = evaluate_baselines(*league, n_items=5, ks=[1])
+    found = merged(*league, n_items=5, ks=[1])
     return found[name][view].per_user["hit_rate@1"].tolist()
 
 
 def test_every_baseline_is_judged_on_the_same_users_and_masked_in_the_same_way_as_the_model(
     league: tuple[list[Any], list[Any]],
 ) -> None:
-    found = evaluate_baselines(*league, n_items=5, ks=[1, 2])
+    found = merged(*league, n_items=5, ks=[1, 2])
     assert tuple(found) == BASELINES
     for views in found.values():
         assert views["all"].users.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
         assert views["novel"].users.tolist() == [1, 2, 3, 4]
         # Whoever is masked for one method is masked for all: nothing owned is shown in the novel view.
-        assert not views["novel"].recommended[2][0]
+        assert not views["novel"].recommended(2)[0]
 
 
 def test_popularity_puts_the_leagues_favourite_first(league: tuple[list[Any], list[Any]]) -> None:
@@ -108,11 +115,11 @@ def test_merchants_are_read_one_by_one_and_none_is_held(
     targets = [[1, 2], [3], [40]]
     train = OneByOne(lambda number: make_users(events(number)), 70)
     evaluation = OneByOne(lambda number: make_evaluated(events(number), targets), 70)
-    found = evaluate_baselines(train, evaluation, 40, [5])
+    found = merged(train, evaluation, 40, [5])
     assert (train.passes, evaluation.passes) == (2, 1)
     # The one that is being read, and the one before it.
     assert max(train.most, evaluation.most) <= 2
-    whole = evaluate_baselines(list(train), list(evaluation), 40, [5])
+    whole = merged(list(train), list(evaluation), 40, [5])
     for name, views in found.items():
         assert len(views["all"].users) == 3 * 70
         for metric, values in views["novel"].per_user.items():
@@ -120,8 +127,8 @@ def test_merchants_are_read_one_by_one_and_none_is_held(
 
 
 def test_without_neighbours_the_other_baselines_stay_as_they_are(league: tuple[list[Any], list[Any]]) -> None:
-    everything = evaluate_baselines(*league, n_items=5, ks=[2])
-    found = evaluate_baselines(*league, n_items=5, ks=[2], neighbours=False)
+    everything = merged(*league, n_items=5, ks=[2])
+    found = merged(*league, n_items=5, ks=[2], neighbours=False)
     assert tuple(found) == tuple(name for name in BASELINES if name not in NEIGHBOURS)
     for name, views in found.items():
         np.testing.assert_array_equal(views["all"].per_user["ndcg@2"], everything[name]["all"].per_user["ndcg@2"])

@@ -149,3 +149,21 @@ def test_a_reader_that_stops_early_leaves_no_thread_waiting(opened: Callable[...
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_a_merchant_goes_to_the_process_that_it_went_to_before(opened: Callable[..., Executor]) -> None:
+    two = cast(Pool, opened(2))
+    asked(two)
+    first = dict(two._seat_of)
+    assert set(first) == set(NAMES)
+    mine, theirs = two._seats
+    waiting = [Job(name, REQUEST) for name in NAMES]
+    for seat in (mine, theirs):
+        own = [name for name in NAMES if first[name] is seat]
+        assert NAMES[two._next(seat, waiting)] == (own or NAMES)[0]
+    left = [job for job in waiting if first[job.merchant] is theirs]
+    assert two._next(mine, left) == 0, "who has nothing to do helps whoever is behind"
+    fresh = two._replace(mine)
+    assert all(seat is theirs for seat in two._seat_of.values())
+    assert not unanswered(asked(two))
+    assert fresh in two._seats

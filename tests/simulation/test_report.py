@@ -154,7 +154,7 @@ def test_a_name_from_outside_is_shown_never_obeyed(results: Results) -> None:
         ("methods", "No method was measured."),
         ("uplift", "The uplift per merchant was not measured, so there is no plot of it."),
         ("rounds", "No round reported a loss or a score, so there is no learning curve."),
-        ("privacy", "This run was not private: its models carry no differential-privacy guarantee."),
+        ("privacy", "This run states no guarantee: treat its models as not private."),
         ("example", "These results hold no example user."),
         ("release", "No release was published."),
     ],
@@ -204,16 +204,44 @@ def test_the_privacy_section_states_all_that_a_guarantee_needs(results: Results)
     page = page_of(results)
     section = page[page.index('id="privacy"') : page.index('id="example"')]
     for term, value in (
-        ("Unit", "one user inside one merchant"),
-        ("Adversary", "everybody but the merchant"),
+        ("Mode", "Local noise"),
         ("ε", "8.00"),
         ("δ", "1e-5"),
         ("Compositions", "240"),
         ("Accountant", "PRV"),
     ):
         assert re.search(rf"<dt>{term}</dt><dd>{value}", section), term
-    for line in results["privacy"]["not_protected"]:
+    for line in (results["privacy"]["statement"], *results["privacy"]["not_protected"]):
         assert line.replace("'", "&#39;") in section
+
+
+@pytest.mark.parametrize("mode", ["none", "local"])
+def test_unit_and_promise_are_worded_by_the_plans_statement_alone(results: Results, mode: str) -> None:
+    results["privacy"] |= {"mode": mode, "unit": "one canary", "statement": "As the plan says it."}
+    page = page_of(results)
+    assert '<p class="statement">As the plan says it.</p>' in page
+    assert "one canary" not in page
+    assert "per-user" not in page
+    assert "user-level" not in page
+
+
+def test_the_page_begins_with_three_sentences_and_the_details_come_after(results: Results) -> None:
+    page = page_of(results)
+    first = page[page.index('<ol class="summary">') : page.index("</ol>")]
+    assert first.count("<li>") == 3
+    assert (
+        page.index("</ol>")
+        < page.index('class="facts"')
+        < page.index('id="quality"')
+        < page.index('id="verdicts"')
+    )
+
+
+def test_the_hash_of_the_arrays_and_of_the_released_file_are_named_apart(results: Results) -> None:
+    page = page_of(results)
+    assert f"<dt>Hash of the model&#39;s arrays</dt><dd>{results['model_hash']}</dd>" in page
+    assert f"<dt>Released model.safetensors, SHA-256</dt><dd>{'5e' * 32}</dd>" in page
+    assert "Model hash" not in page
 
 
 def test_colours_can_be_told_from_the_paper_in_light_and_dark() -> None:

@@ -11,11 +11,12 @@ from rich.console import Console
 import simulation.research
 from models.baselines import BASELINES, NEIGHBOURS
 from models.metrics import ViewMetrics
-from simulation.comparison import _baselines, _EachMerchant, _users_alone
+from simulation.comparison import _Comparer, _EachMerchant, _windows
 from simulation.progress import Display
 from simulation.research import EVALUATE, TEST, VALID, Researcher, pack_views, unpack_views
-from simulation.results import persons_of
+from simulation.tally import audience
 from tests.simulation.made import Made, make
+from tests.simulation.test_config import composed
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +60,12 @@ def test_merchants_are_read_when_their_turn_comes_and_anew_each_time(made: Made,
     assert len(reads) == 3
 
 
-def test_persons_are_found_without_events(made: Made) -> None:
-    researcher = Researcher(made.spec.league, made.league, made.runtime())
-    windows = {merchant.name: researcher.window(merchant, TEST) for merchant in made.league.merchants}
-    alone = {name: _users_alone(window) for name, window in windows.items()}
-    assert all(not len(window.histories.items) for window in alone.values())
-    for name, rows in persons_of(windows).items():
-        np.testing.assert_array_equal(persons_of(alone)[name], rows)
-
-
 def test_packed_figures_come_back_as_they_were() -> None:
-    view = ViewMetrics(np.array([0, 3]), {"ndcg@10": np.array([0.5, 0.25])}, {10: np.array([False, True])})
+    view = ViewMetrics(np.array([0, 3]), {"ndcg@10": np.array([0.5, 0.25])}, {10: np.array([-1, 1], np.int32)})
     found = unpack_views(pack_views({"all": view}))["all"]
     np.testing.assert_array_equal(found.users, view.users)
     np.testing.assert_array_equal(found.per_user["ndcg@10"], view.per_user["ndcg@10"])
-    np.testing.assert_array_equal(found.recommended[10], view.recommended[10])
+    np.testing.assert_array_equal(found.shown[10], view.shown[10])
 
 
 @pytest.mark.parametrize("largest", [1, 20_000])
@@ -83,7 +75,8 @@ def test_above_the_largest_catalogue_item_knn_alone_is_left_out_with_a_sentence(
     monkeypatch.setattr("simulation.comparison.LARGEST_FOR_NEIGHBOURS", largest)
     said = io.StringIO()
     researcher = Researcher(made.spec.league, made.league, made.runtime())
-    found = _baselines(researcher, made.league, Display(Console(file=said, width=200)))
+    who, display = audience(_windows(researcher, made.league)), Display(Console(file=said, width=200))
+    found = _Comparer(composed(), made.league, who, display).baselines(researcher)
     left_out = NEIGHBOURS if largest == 1 else ()
     assert [method.name for method in found] == [name for name in BASELINES if name not in left_out]
     assert ("ItemKNN is left out: 12 items are more than 1" in said.getvalue()) == bool(left_out)

@@ -43,8 +43,9 @@ def test_one_table_per_view_with_every_method_in_order(results: Results) -> None
     assert (novel.title, everything.title) == ("Novel items", "All items")
     kinds = [r.kind for r in novel.rows]
     assert kinds == ["baseline"] * 4 + ["local_only", "federated", "federated_private", "centralised"]
-    assert novel.header == ("Method", "ndcg@10", "Δ federated", "hit_rate@10", "recall@20")
-    assert row(novel, "Federated") == ["0.0602", MISSING, "0.3590", "0.0538"]
+    assert novel.header == ("Method", "ndcg@10", "Δ federated", "hit_rate@10", "recall@20", "coverage@10")
+    assert row(novel, "Federated")[:4] == ["0.0602", MISSING, "0.3590", "0.0538"]
+    assert all(cell.interval for r in novel.rows for cell in (r.cells[0], *r.cells[2:])), "every figure has one"
 
 
 def test_the_best_of_a_column_is_marked_whoever_it_is(results: Results) -> None:
@@ -101,7 +102,7 @@ def test_a_private_run_alone_leads_the_table_itself(results: Results) -> None:
 def test_without_pairs_there_is_no_column_of_them(results: Results) -> None:
     results["paired"] = None
     novel = method_tables(read(results))[0]
-    assert novel.header == ("Method", "ndcg@10", "hit_rate@10", "recall@20")
+    assert novel.header == ("Method", "ndcg@10", "hit_rate@10", "recall@20", "coverage@10")
     assert novel.foot == ""
     assert "Δ" not in plain(results)
 
@@ -119,7 +120,7 @@ def test_uplift_has_median_worst_and_share_better_off(results: Results) -> None:
     table = uplift_table(read(results))
     assert len(table.rows) == 4
     assert row(table, "Federated, novel items, ndcg@10")[0] == "+0.0034"
-    assert row(table, "Federated, novel items, ndcg@10")[-1].endswith("%")
+    assert row(table, "Federated, novel items, ndcg@10")[-1] == "85 of 111"
 
 
 def test_merchants_are_listed_worst_first(results: Results) -> None:
@@ -152,7 +153,7 @@ def test_eighty_columns_are_enough(results: Results) -> None:
 
 def test_a_name_cannot_style_or_move_the_terminal(results: Results) -> None:
     results["methods"][0]["name"] = "[red]x[/red]\x1b[2Jy"
-    results["privacy"]["unit"] = "[bold]unit\x1b]0;owned\x07"
+    results["privacy"]["statement"] = "[bold]unit\x1b]0;owned\x07"
     shown = printed(results)
     assert "[red]x[/red]\ufffd[2Jy" in shown
     assert "[bold]unit" in shown
@@ -162,7 +163,13 @@ def test_a_name_cannot_style_or_move_the_terminal(results: Results) -> None:
 
 def test_a_missing_value_is_a_dash_never_a_zero(results: Results) -> None:
     results["methods"][5]["views"]["novel"]["ndcg@10"]["mean"] = None
-    results["uplift"][0] |= {"paired": None, "relative": None, "median": None, "worst": None, "share_better": None}
+    results["uplift"][0] |= {
+        "paired": None,
+        "relative": None,
+        "median": None,
+        "worst": None,
+        "share_better": None,
+    } | {"merchants": []}
     measured = read(results)
     assert row(method_tables(measured)[0], "Federated")[0] == MISSING
     assert row(uplift_table(measured), "Federated, novel items, ndcg@10") == [MISSING] * 5
@@ -170,14 +177,14 @@ def test_a_missing_value_is_a_dash_never_a_zero(results: Results) -> None:
 
 
 def test_nothing_but_a_format_prints() -> None:
-    assert "no privacy guarantee" in plain({"format": "hansa.results/1"})
+    assert plain({"format": "hansa.results/1"}) == "Privacy: none.\n"
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({}, "Privacy: local noise, ε = 8.00, δ = 1e-5, unit: one user inside one merchant, 240 compositions."),
-        ({"mode": "none"}, "Privacy: none. The models of this run carry no privacy guarantee."),
+        ({"statement": "(8, 1e-05)-…"}, "Privacy: (8, 1e-05)-…"),
+        ({"mode": "none", "statement": "No differential privacy: …"}, "Privacy: none. No differential privacy: …"),
         ({"epsilon": None}, "Privacy: local noise, but ε or δ is not stated: treat it as not private."),
     ],
 )
