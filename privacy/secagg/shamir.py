@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shamir's secret sharing over GF(2^8), byte by byte and many secrets at once (Shamir 1979).
 
-The polynomial is drawn in the basis of Lin, Chung & Han (2014, arXiv 1404.3458, §III): element k has degree k and,
-for k > 0, is 0 at 0. So the secret in front of t - 1 uniform coefficients is a uniform polynomial of degree below t
-with the secret at 0, as in the usual basis, and all points of a subspace are evaluated at once by an additive FFT.
+The polynomial is drawn in the basis of Lin, Chung & Han (2014, arXiv 1404.3458, §III): element k has degree k
+and, for k > 0, is 0 at 0. So the secret in front of t - 1 uniform coefficients is a uniform polynomial of degree
+below t with the secret at 0, as in the usual basis; an additive FFT evaluates all points of a subspace at once.
 
 Shapes: S secrets, each 32 bytes; n holders at points 1 … 255; L = S · 32 bytes in a row.
 
@@ -74,13 +74,13 @@ def _evaluate(values_SL: Bytes) -> None:
 @lru_cache(maxsize=512)
 def _twiddle(half: int, start: int) -> int:
     """s(start) / s(half), where s(x) is the product of x - u over all u below `half`."""
-    return _ROW[_vanishing(half, start)][_INVERSE[_vanishing(half, half)]]
+    return int(_ROW[_vanishing(half, start)][_INVERSE[_vanishing(half, half)]])
 
 
 def _vanishing(half: int, x: int) -> int:
     product = 1
     for u in range(half):
-        product = _ROW[product][x ^ u]
+        product = int(_ROW[product][x ^ u])
     return product
 
 
