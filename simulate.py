@@ -12,33 +12,46 @@ Exit codes: 0 done, 1 the run failed (one line says why), 2 settings or data are
 import logging
 import os
 import sys
+from typing import NoReturn
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what is wrong instead of printing it and exiting
 
 try:
     import hydra
-    from omegaconf import DictConfig, OmegaConf
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
     from rich.console import Console
 
-    from simulation.config import Config, register
-    from simulation.job import run_job
+    from simulation.config import WrongOverride, explain, register, typed
+    from simulation.job import WRONG_INPUT, run_job
 except ModuleNotFoundError as absent:
     sys.exit(f"hansa: {absent.name} is not installed: run `make install`, then `. .venv/bin/activate`")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def _hydra_main(settings: DictConfig) -> None:
-    config = OmegaConf.to_object(settings)
-    assert isinstance(config, Config)
+    try:
+        config = typed(settings)
+    except WrongOverride as wrong:
+        _refuse(wrong)
     sys.exit(run_job(config, Console()))
+
+
+def _refuse(wrong: WrongOverride) -> NoReturn:
+    sys.stderr.write(f"hansa: {wrong}\n")
+    sys.exit(WRONG_INPUT)
 
 
 def main() -> None:
     """Compose the settings and run the job."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     register()
-    _hydra_main()
+    try:
+        _hydra_main()
+    except HydraException as error:
+        _refuse(explain(error, sys.argv[1:]))
 
 
 if __name__ == "__main__":

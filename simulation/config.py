@@ -5,11 +5,15 @@ Hydra fills them at the entry point; no other code sees Hydra. The reason for ea
 value in `conf/`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import FrozenInstanceError, asdict, dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 
 @dataclass(frozen=True)
@@ -145,3 +149,70 @@ def _lift_read_only(node: DictConfig) -> None:
         child = node._get_node(key)
         if isinstance(child, DictConfig):
             _lift_read_only(child)
+
+
+class WrongOverride(Exception):
+    """What was typed makes no configuration; one line with field, value and remedy."""
+
+
+def typed(settings: DictConfig) -> Config:
+    """The composed settings as frozen dataclasses; raises `WrongOverride` for a field too many or too few."""
+    try:
+        config = OmegaConf.to_object(settings)
+    except FrozenInstanceError as extra:
+        name = str(extra).split("'")[1]
+        raise WrongOverride(_no_such_setting(name, OmegaConf.structured(Config))) from None
+    except OmegaConfBaseException as wrong:
+        raise WrongOverride(f"{wrong.full_key}: {str(wrong).splitlines()[0]}") from None
+    assert isinstance(config, Config)
+    if gone := sorted(OmegaConf.missing_keys(asdict(config))):
+        raise WrongOverride(f"{gone[0]} has no value: give {gone[0]}=VALUE")
+    return config
+
+
+def explain(error: HydraException, overrides: Sequence[str]) -> WrongOverride:
+    """Hydra's refusal of `overrides` in one line of our own words."""
+    cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return WrongOverride(f"{error.override}: expected KEY=VALUE; quote what holds commas, brackets or blanks")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return WrongOverride(f"{group}={name}: choose one of {', '.join(error.options)}")
+    if not isinstance(cause, OmegaConfBaseException):
+        return WrongOverride(" ".join(str(error).split()))
+    name = cause.full_key or ""
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        return WrongOverride(_no_such_setting(_as_typed(name, overrides), cause.parent_node._get_root()))
+    if isinstance(cause, ValidationError):
+        return WrongOverride(f"{_as_typed(name, overrides)}: expected {_expected(name)}")
+    return WrongOverride(f"{_as_typed(name, overrides)}: {str(cause).splitlines()[0]}")
+
+
+def _no_such_setting(shown: str, settings: DictConfig) -> str:
+    name = shown.partition("=")[0]
+    keys = [key for key in _dotted(settings) if not key.startswith("hydra.")]
+    forms = {form: key for key in keys for form in (key.split(".")[-1], key)}
+    near = get_close_matches(name, forms, n=1, cutoff=0.0)
+    return f"{shown}: there is no such setting; the nearest is {forms[near[0]]} (docs/settings.md lists all)"
+
+
+def _dotted(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and len(child):
+            yield from _dotted(child, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _as_typed(name: str, overrides: Sequence[str]) -> str:
+    return next((text for text in overrides if text.lstrip("+~").partition("=")[0] == name), name)
+
+
+def _expected(name: str) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    kind: Any = Config
+    for part in name.split("."):
+        fields = getattr(kind, "__dataclass_fields__", {})
+        kind = fields[part].type if part in fields else None
+    return words.get(kind, f"one of its settings, as {name}.NAME=VALUE")

@@ -2,6 +2,7 @@
 """Every file in conf/ makes a whole, typed configuration; the list of settings can't grow unseen."""
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,35 @@ def test_the_list_of_settings_is_the_golden_one():
 
     golden = Path(__file__).with_name("settings.txt").read_text("utf-8").split()
     assert sorted(keys(composed())) == golden
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("data.test_weeks=abc", "data.test_weeks=abc: expected a whole number"),
+        ("privacy.epsilon=", "privacy.epsilon=: expected a number"),
+        ("compare.baselines=maybe", "compare.baselines=maybe: expected true or false"),
+        ("output=null", "output=null: expected text"),
+        ("cohort=3", "cohort=3: expected one of its settings, as cohort.NAME=VALUE"),
+        ("data.test_week=3", "data.test_week=3: there is no such setting; the nearest is data.test_weeks"),
+        ("test_weeks=3", "test_weeks=3: there is no such setting; the nearest is data.test_weeks"),
+        ("model.options.dimensoin=8", "there is no such setting; the nearest is model.options.dimension"),
+        ("+data.epsilom=1", "epsilom: there is no such setting; the nearest is privacy.epsilon"),
+        ("experiment=nosuch", "experiment=nosuch: choose one of demo"),
+        ("model=nosuch", "model=nosuch: choose one of recommendation"),
+        ("strategy=fedadm", "strategy=fedadm: choose one of fedadam, fedavg, fedavgm, fedprox, fedyogi, recipe"),
+        ("data.test_weeks", "data.test_weeks: expected KEY=VALUE"),
+        ("seed=[1", "seed=[1: expected KEY=VALUE"),
+        ("~seed", "seed has no value: give seed=VALUE"),
+        ("output=${nosuch}", "output: Interpolation key 'nosuch' not found"),
+    ],
+)
+def test_a_wrong_override_ends_with_2_and_one_line_of_field_value_and_remedy(monkeypatch, capsys, typed, line):
+    monkeypatch.setattr("sys.argv", ["simulate.py", typed])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(CONF.parent / "simulate.py"), run_name="__main__")
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("hansa: ")
+    assert line in lines[0]
