@@ -126,7 +126,7 @@ def _write_runtime(home: Path, arguments: argparse.Namespace) -> None:
         "device": arguments.device,
         "durable": True,
     }
-    write_private(home / "runtime.json", json.dumps(settings, indent=2).encode() + b"\n")
+    write_private(home / "runtime.json", json.dumps(settings, indent=2).encode() + b"\n", durable=True)
 
 
 def _run(arguments: argparse.Namespace) -> None:

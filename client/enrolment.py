@@ -54,7 +54,7 @@ def enrol(home: Path, secret: bytes | None = None) -> bytes:
         raise HomeError(f"{path}: this merchant is enrolled; its identity stays as it is")
     identity = Identity.generate() if secret is None else Identity(secret)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    write_private(path, identity.secret_bytes())
+    write_private(path, identity.secret_bytes(), durable=secret is None)
     return identity.public
 
 

@@ -95,13 +95,14 @@ def open_home(path: Path) -> Home:
 def create_home(path: Path, settings: MerchantSettings, policy: str, secret: bytes | None = None) -> None:
     """Make a home with a fresh secret, or with `secret` where a simulation must repeat itself.
 
-    Folder and files can be read by their owner alone.
+    Folder and files can be read by their owner alone; a fresh home is on disk when this returns.
     """
+    durable = secret is None
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
-    write_private(path / "merchant.toml", _toml(settings).encode())
-    write_private(path / "policy.toml", policy.encode())
-    write_private(path / "secret.key", secret or secrets.token_bytes(SECRET_BYTES), durable=secret is None)
+    write_private(path / "merchant.toml", _toml(settings).encode(), durable=durable)
+    write_private(path / "policy.toml", policy.encode(), durable=durable)
+    write_private(path / "secret.key", secret or secrets.token_bytes(SECRET_BYTES), durable=durable)
 
 
 def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:

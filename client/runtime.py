@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from client.errors import HomeError
+from client.home import write_private
 from data.catalogue import Vocabulary
 from models.parameters import ParameterSpec
 from models.task import Task
@@ -63,8 +64,8 @@ class RuntimeSettings:
 
 
 def write_runtime(path: Path, settings: RuntimeSettings) -> None:
-    """Write `runtime.json`."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2))
+    """Write `runtime.json`; it appears whole and on disk, or not at all."""
+    write_private(path, msgspec.json.format(msgspec.json.encode(settings), indent=2), durable=True)
 
 
 def read_runtime(path: Path) -> RuntimeSettings:

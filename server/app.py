@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.plan import PrivacyPlan
-from server.checkpoints import Checkpoint, read_checkpoint
+from server.checkpoints import Checkpoint, read_checkpoint, write_durably
 from server.cohorts import open_cohort
 from server.errors import ServerError
 from server.rounds import RoundsConfig
@@ -51,8 +51,8 @@ class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def write_run(folder: Path, file: RunFile) -> None:
-    """Write `run.json`."""
-    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2))
+    """Write `run.json`; it appears whole and on disk, or not at all."""
+    write_durably(folder / "run.json", msgspec.json.format(msgspec.json.encode(file), indent=2))
 
 
 def read_run(folder: Path) -> tuple[RunFile, Checkpoint]:

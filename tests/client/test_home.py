@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from client.enrolment import enrol
 from client.errors import HomeError
 from client.home import Home, MerchantSettings, create_home, open_home
-from client.runtime import choose_device, read_runtime
+from client.runtime import RuntimeSettings, choose_device, read_runtime, write_runtime
 from privacy.errors import PolicyError
 from tests.client.small import GATE_UNTIL, POLICY, SECRET, TRAIN_UNTIL
 
@@ -37,11 +38,37 @@ def test_a_folder_that_stood_already_is_closed_to_others(tmp_path):
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
-def test_a_fresh_secret_is_on_disk_before_its_home_is_used(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr("os.fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
-    create_home(tmp_path / "home", SETTINGS, POLICY)
-    assert synced == [str(tmp_path / "home" / ".secret.key.tmp"), str(tmp_path / "home")]
+@pytest.fixture
+def synced(monkeypatch):
+    """Every path that was flushed to disk, in order."""
+    paths = []
+    monkeypatch.setattr("os.fsync", lambda handle: paths.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    return paths
+
+
+def test_a_fresh_home_is_on_disk_before_it_is_used(tmp_path, synced):
+    folder = tmp_path / "home"
+    create_home(folder, SETTINGS, POLICY)
+    files = [str(folder / f".{name}.tmp") for name in ("merchant.toml", "policy.toml", "secret.key")]
+    assert synced == [path for file in files for path in (file, str(folder))]
+
+
+def test_a_fresh_identity_is_on_disk_before_its_public_key_is_shown(home, synced):
+    enrol(home)
+    assert len(synced) == 2
+
+
+def test_a_runtime_file_is_written_whole_and_on_disk_or_not_at_all(home, synced, monkeypatch):
+    write_runtime(home / "runtime.json", RuntimeSettings("first", {}, "v.parquet"))
+    assert synced == [str(home / ".runtime.json.tmp"), str(home)]
+
+    def full(handle):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="full"):
+        write_runtime(home / "runtime.json", RuntimeSettings("second", {}, "v.parquet"))
+    assert read_runtime(home / "runtime.json").task == "first"
 
 
 def test_two_homes_have_different_secrets(tmp_path):
