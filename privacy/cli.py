@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hansa ledger`: what privacy a merchant has spent, what is left, and whether the record was tampered with.
 
-Exit code 0: the chain holds. 1: it is broken, or an anchor is not in it. 2: there is no ledger or policy to read.
+Exit code 0: the chain holds, or nothing was spent yet. 1: it is broken, or an anchor is not in it. 2: there is
+neither ledger nor policy to read.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import LedgerTampered, PrivacyError
-from privacy.ledger import Head, Ledger
+from privacy.ledger import Budget, Head, Ledger
 from privacy.policy import Policy
 
 FORMAT = "hansa.ledger/1"
@@ -23,13 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Show or verify a ledger; returns the exit code."""
     arguments = _parser().parse_args(argv)
     path: Path = arguments.path / "ledger.jsonl" if arguments.path.is_dir() else arguments.path
-    if not path.is_file():
-        print(f"hansa ledger: {path}: no ledger here; nothing was spent, or the path is another", file=sys.stderr)
+    policy: Path = arguments.policy or path.parent / "policy.toml"
+    if not path.is_file() and not policy.is_file():
+        print(f"hansa ledger: {path}: neither ledger nor policy here; is it a merchant's home?", file=sys.stderr)
         return 2
     try:
         report = _verified(path, arguments.anchor)
         if not arguments.verify:
-            report |= _account(Ledger(path), _policy(arguments.policy or path.parent / "policy.toml"))
+            report |= _account(path, Policy.read(policy) if policy.is_file() else None)
     except LedgerTampered as broken:
         print(f"hansa ledger: {broken}", file=sys.stderr)
         return 1
@@ -41,18 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verified(path: Path, anchor: Head | None) -> dict[str, Any]:
+    if not path.is_file():  # looking must not make one
+        if anchor is not None and anchor.number >= 0:
+            raise LedgerTampered(f"{path}: there is none, though an anchor was kept: restore the original")
+        return {"format": FORMAT, "ledger": str(path), "records": 0}
     ledger = Ledger(path)
     records, head = ledger.verify(anchor), ledger.head()
     return {"format": FORMAT, "ledger": str(path), "records": records, "head": f"{head.number}:{head.hash}"}
 
 
-def _policy(path: Path) -> Policy | None:
-    return Policy.read(path) if path.is_file() else None
-
-
-def _account(ledger: Ledger, policy: Policy | None) -> dict[str, Any]:
+def _account(path: Path, policy: Policy | None) -> dict[str, Any]:
     """Spent, reserved and left; without a policy the releases alone."""
-    made = ledger.reservations()
+    ledger = Ledger(path) if path.is_file() else None
+    made = ledger.reservations() if ledger else ()
     report: dict[str, Any] = {
         "releases": [
             {"number": r.number, "run": r.run, "round": r.round, "purpose": r.purpose, "spent": r.spent}
@@ -61,7 +64,7 @@ def _account(ledger: Ledger, policy: Policy | None) -> dict[str, Any]:
     }
     if policy is None:
         return report
-    budget = ledger.left(policy)
+    budget = ledger.left(policy) if ledger else Budget(0.0, 0.0, policy.max_epsilon)
     report |= {
         "delta": policy.delta,
         "epsilon_spent": budget.spent,
@@ -70,13 +73,15 @@ def _account(ledger: Ledger, policy: Policy | None) -> dict[str, Any]:
         "epsilon_left": budget.left,
     }
     rounds = [r for r in made if r.purpose == "training"]
-    if rounds:
+    if ledger and rounds:
         report["rounds_left"] = ledger.rounds_left(rounds[-1].events, policy, limit=10_000)
     return report
 
 
 def _words(report: dict[str, Any]) -> str:
-    lines = [f"{report['ledger']}: {report['records']} records, the chain holds", f"head  {report['head']}"]
+    lines = [f"{report['ledger']}: nothing has been spent yet"]
+    if "head" in report:
+        lines = [f"{report['ledger']}: {report['records']} records, the chain holds", f"head  {report['head']}"]
     if "epsilon_spent" in report:
         lines.append(
             f"epsilon at delta {report['delta']:g}: spent {report['epsilon_spent']:.4g}, with what is reserved "
@@ -105,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hansa ledger",
         description="Show what privacy a merchant has spent, reserved and left, and verify the hash chain.",
         epilog="Keep the head that is printed somewhere else: with --anchor it finds a ledger that was cut back. "
-        "Exit code 0: the chain holds. 1: it is broken. 2: there is nothing to read.",
+        "Exit code 0: the chain holds, or nothing was spent yet. 1: it is broken. 2: there is nothing to read.",
     )
     parser.add_argument("path", type=Path, metavar="HOME|FILE", help="a merchant's home, or its ledger.jsonl")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -220,7 +220,7 @@ class _Options:
         self, name: str, run: Callable[[argparse.Namespace], Report], words: str
     ) -> argparse.ArgumentParser:
         parser = self.add(name, run, words)
-        parser.add_argument("--home", type=Path, required=True, help="the merchant's home folder")
+        parser.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")
         return parser
 
     def keyed(self, name: str, run: Callable[[argparse.Namespace], Report], words: str) -> argparse.ArgumentParser:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m serving --home HOME --port P`: serve the home's activated release over HTTP.
+"""`python -m serving HOME --port P`: serve the home's activated release over HTTP.
 
 SIGTERM and SIGINT drain and exit 0, SIGHUP looks for another release at once. Exit code 2: can't start.
 """
@@ -20,7 +20,9 @@ import uvicorn
 from serving.app import App, build
 from serving.config import ServingConfig
 from serving.errors import ConfigError, EventLogError
+from serving.event_log import EventLog
 from serving.logs import log, set_up_logs
+from serving.past_events import load_events
 
 
 class Server(uvicorn.Server):
@@ -99,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logs()
     try:
         config = _config(arguments)
+        if arguments.load is not None:
+            _load(arguments.load, config)
         asyncio.run(serve(build(config)))
     except (ConfigError, EventLogError) as error:
         print(f"hansa serve: {error}", file=sys.stderr)
@@ -113,9 +117,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _load(path: Path, config: ServingConfig) -> None:
+    event_log = EventLog(config.log_path)
+    try:
+        new, rows = load_events(path, event_log)
+    finally:
+        event_log.close()
+    log("loaded past events", rows=rows, new=new)
+
+
 def _config(arguments: argparse.Namespace) -> ServingConfig:
     if not arguments.home.is_dir():
-        raise ConfigError(f"--home: expected a merchant's home folder, found none at {arguments.home}")
+        raise ConfigError(f"expected a merchant's home folder, found none at {arguments.home}")
     token = None
     if arguments.token_file is not None:
         try:
@@ -143,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
         "The API describes itself at /openapi.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--home", type=Path, required=True, help="the merchant's home folder")
+    parser.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")
+    parser.add_argument(
+        "--load", type=Path, metavar="FILE", help="first store a file's past events; again changes nothing"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind; another than loopback needs a token")
     parser.add_argument(
         "--port", type=int, default=8077, help="port to bind; 0 for any free one, named in the ready line"

@@ -15,7 +15,7 @@ from client.home import open_home
 from client.runtime import read_runtime
 from privacy.cli import main as ledger
 from privacy.policy import Policy
-from tests.client.small import CANARY, OPTIONS, SECRET, request
+from tests.client.small import CANARY, OPTIONS, SECRET, TRAIN_UNTIL, request
 
 
 def init(small, home, *more):
@@ -137,14 +137,40 @@ def test_doctor_tells_of_items_that_the_league_does_not_know(small, capsys):
     assert any("nothing to train on" in text for text in found)
 
 
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("max_epsilon = 0", "max_epsilon must be a number > 0"),
+        ("modes = []", "modes must be of"),
+        ('modes = ["distributed"]', "of the modes it speaks only none, local"),
+        ('units = ["home_user"]', "nothing holds users to one home merchant"),
+        ('tasks = ["telepathy"]', "task 'recommendation' is not among ['telepathy']"),
+        ("max_epsilon = 1e-9", "epsilon"),
+    ],
+)
+def test_doctor_finds_a_policy_that_refuses_every_plan(small, capsys, line, word):
+    (small.home / "policy.toml").write_text(f'{"" if "modes" in line else """modes = ["local"]"""}\n{line}\n')
+    assert doctor([str(small.home), "--json"]) == 1
+    bad = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["state"] == "bad"]
+    assert [check["name"] for check in bad] == ["policy"]
+    assert word in bad[0]["found"]
+
+
+def test_doctor_finds_weeks_in_which_nobody_bought_and_no_release_could_be_judged(small, capsys):
+    events = pl.read_parquet(small.events)
+    events.filter(pl.col("timestamp") < TRAIN_UNTIL).write_parquet(small.events)
+    assert doctor([str(small.home), "--json"]) == 1
+    bad = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["state"] == "bad"]
+    assert [check["name"] for check in bad] == ["vocabulary"]
+    assert "nothing judges a release" in bad[0]["found"]
+
+
 def test_doctor_without_a_home_ends_with_2(tmp_path, capsys):
     assert doctor([str(tmp_path / "none")]) == 2
     assert "hansa merchant init" in capsys.readouterr().err
 
 
 def test_ledger_shows_what_is_spent_and_left(small, runtime, capsys):
-    assert ledger([str(small.home)]) == 2
-    capsys.readouterr()
     worker = small.worker(runtime)
     for number in (1, 2):
         worker.answer(request(runtime, round=number))
@@ -158,6 +184,20 @@ def test_ledger_shows_what_is_spent_and_left(small, runtime, capsys):
     assert "the chain holds" in capsys.readouterr().out
     assert ledger([str(small.home)]) == 0
     assert "rounds like the last one" in capsys.readouterr().out
+
+
+def test_ledger_of_a_fresh_home_says_that_nothing_is_spent_and_what_is_allowed(small, tmp_path, capsys):
+    assert ledger([str(small.home)]) == 0
+    text = capsys.readouterr().out
+    assert "nothing has been spent yet" in text
+    assert "allowed 30, left 30" in text
+    assert ledger([str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["records"], report["releases"], report["epsilon_spent"]) == (0, [], 0)
+    assert not (small.home / "ledger.jsonl").exists()
+    assert ledger([str(small.home), "--anchor", f"3:{'0' * 64}"]) == 1
+    assert "restore the original" in capsys.readouterr().err
+    assert ledger([str(tmp_path / "nowhere")]) == 2
 
 
 def test_ledger_finds_an_edit_and_a_cut(small, runtime, capsys):

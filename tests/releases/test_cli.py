@@ -30,7 +30,7 @@ def publish(place: Path, keys: str = "keys") -> int:
 
 
 def merchant(place: Path, command: str, *more: str) -> int:
-    return main([command, "--home", str(place / "home"), *more])
+    return main([command, str(place / "home"), *more])
 
 
 def test_the_whole_way_from_keys_to_rollback(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,15 +58,15 @@ def test_the_whole_way_from_keys_to_rollback(place: Path, capsys: pytest.Capture
 
 
 def test_wrong_calls_exit_with_2_and_say_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = ("--home", str(place / "home"))
-    pull = ["pull", *home, "--source", str(place / "repository")]
+    home = str(place / "home")
+    pull = ["pull", home, "--source", str(place / "repository")]
     new = ["keys", "new", "--keys", str(place / "keys")]
     for argv, words in (
         ([], "usage"),
         (["fetch"], "invalid choice"),
         (pull, "expected a pinned root"),
-        (["activate", *home, "1"], "not installed"),
-        (["rollback", *home], "found none"),
+        (["activate", home, "1"], "not installed"),
+        (["rollback", home], "found none"),
         ([*pull, "--root", str(place / "card.json")], "root metadata"),
         ([*pull, "--root", str(place / "absent")], "absent"),
         ([*new, "anna"], "expected a role"),

@@ -99,7 +99,7 @@ class Process:
     def start(cls, home: Path, *arguments: str) -> Process:
         """Start it and wait for its ready line."""
         out, err = home.parent / "stdout.log", home.parent / "stderr.log"
-        command = [sys.executable, "-m", "serving", "--home", str(home), "--port", "0", *arguments]
+        command = [sys.executable, "-m", "serving", str(home), "--port", "0", *arguments]
         with out.open("ab") as stdout, err.open("ab") as stderr:
             begin = stdout.tell()
             process = subprocess.Popen(

@@ -167,16 +167,16 @@ def test_a_second_process_on_the_same_home_is_refused(
     processes: list[Process], installed_home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start(processes, installed_home)
-    assert main(["--home", str(installed_home), "--port", "0"]) == 2
+    assert main([str(installed_home), "--port", "0"]) == 2
     assert "stop it first" in capfd.readouterr().err
 
 
 def test_wrong_arguments_end_with_2_and_say_what_to_do(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--home", str(tmp_path / "nowhere")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert "home folder" in capsys.readouterr().err
-    assert main(["--home", str(home), "--host", "0.0.0.0"]) == 2
+    assert main([str(home), "--host", "0.0.0.0"]) == 2
     assert "--token-file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as leave:
         main(["--help"])
