@@ -17,12 +17,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.errors import ClientError
 from client.home import MerchantSettings, read_secret, read_settings
 
 GOOD, NOTE, BAD = "good", "note", "bad"
+if TYPE_CHECKING:
+    from privacy.policy import Policy
+
 FREE_BYTES, FEW_BYTES = 256 * 2**20, 2 * 2**30
 BUILT = datetime(2025, 1, 1, tzinfo=UTC)
 SLACK = timedelta(minutes=5)
@@ -107,6 +112,9 @@ def _policy(home: Path) -> Iterator[Check]:
     policy = Policy.read(home / "policy.toml")
     words = f"epsilon {policy.max_epsilon:g} at delta {policy.delta:g}, modes {', '.join(policy.modes)}"
     yield Check("policy", GOOD, words)
+    if refusals := _refusals(policy, home):
+        found = "this node would refuse every plan: " + "; ".join(refusals)
+        yield Check("policy", BAD, found, "Allow in policy.toml what the league does, or do not join")
     if policy.secure_aggregation_required:
         yield Check(
             "policy",
@@ -116,6 +124,27 @@ def _policy(home: Path) -> Iterator[Check]:
         )
     if "none" in policy.modes:
         yield Check("policy", NOTE, "mode none is allowed: updates may leave without any privacy", "Remove it")
+
+
+def _refusals(policy: "Policy", home: Path) -> list[str]:
+    """Why even the smallest plan of every mode and unit is refused; empty where one passes."""
+    from client.runtime import read_runtime
+    from client.worker import SPOKEN
+    from privacy.errors import PrivacyError
+    from privacy.plan import PrivacyRequest, calibrate
+    from privacy.policy import RoundRequest
+
+    request = RoundRequest(read_runtime(home / "runtime.json").task, policy.min_cohort, secure_aggregation=True)
+    reasons = [] if set(policy.modes) & set(SPOKEN) else [f"of the modes it speaks only {', '.join(SPOKEN)}"]
+    for mode, unit in product(sorted(set(policy.modes) & set(SPOKEN)), policy.units):
+        smallest = PrivacyRequest(mode, policy.max_epsilon, policy.delta, 1, 1, 0.01, 1.0, unit, accountant="rdp")
+        try:
+            policy.check(calibrate(smallest), request)
+        except PrivacyError as refused:
+            reasons.append(str(refused).removeprefix("refused by this merchant's policy: "))
+        else:
+            return []
+    return reasons
 
 
 def _clock(home: Path, now: datetime) -> Iterator[Check]:
@@ -177,7 +206,7 @@ def _vocabulary(home: Path) -> Iterator[Check]:
     from data.catalogue import Vocabulary
     from data.errors import DataError
     from data.files import load_merchant
-    from data.samples import histories
+    from data.samples import evaluation_set, histories
 
     vocabulary = Vocabulary.load(Path(read_runtime(home / "runtime.json").vocabulary))
     yield Check("vocabulary", GOOD, f"{vocabulary.size:,} items, {len(vocabulary.attribute_names)} attributes")
@@ -198,6 +227,15 @@ def _vocabulary(home: Path) -> Iterator[Check]:
         yield Check("vocabulary", BAD, found, "Check that item ids are the league's, and train_until")
     else:
         yield Check("vocabulary", GOOD, f"{len(own):,} customers to train on")
+    judged = evaluation_set(
+        events, vocabulary, cut=settings.train_until, end=settings.gate_until, max_events=settings.max_events
+    )
+    if not len(judged):
+        found = (
+            f"no customer with a history bought a known item between {settings.train_until:%Y-%m-%d} and "
+            f"{settings.gate_until:%Y-%m-%d}: nothing judges a release"
+        )
+        yield Check("vocabulary", BAD, found, "Bring newer events, or move train_until and gate_until")
 
 
 def _device(home: Path) -> Iterator[Check]:
