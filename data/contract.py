@@ -228,8 +228,17 @@ def _catalogue_faults(catalogue: pl.DataFrame, item_ids: Parsed | None) -> Itera
 def _attribute_faults(name: str, column: pl.Series) -> Iterator[Fault]:
     if name in _RESERVED:
         yield Fault(None, f"the name {name!r} is taken", "Give the attribute another name")
-    if column.dtype.is_float() or column.dtype.is_decimal():
+    if column.dtype.is_float() or column.dtype.is_decimal() or _decimal_text(column):
         remedy = "Put the values into bands as text, such as 'under 5', '5 to 20'"
-        yield Fault(None, f"expected categories, found numbers of the type {column.dtype}", remedy)
-    elif column.dtype.is_nested() or column.dtype in (pl.Object, pl.Binary):
+        yield Fault(None, "expected categories, found decimal numbers", remedy)
+    elif column.dtype.is_nested() or column.dtype in (pl.Object, pl.Binary, pl.Duration):
         yield Fault(None, f"expected text, found the type {column.dtype}", "Store one value per cell")
+
+
+def _decimal_text(column: pl.Series) -> bool:
+    """Whether text, as a CSV's cells are, holds nothing but numbers, and not whole ones alone."""
+    if column.dtype != pl.String:
+        return False
+    cells = column.str.strip_chars()
+    numbers = cells.filter(cells != "").cast(pl.Float64, strict=False)
+    return len(numbers) > 0 and numbers.null_count() == 0 and bool((numbers % 1 != 0).any())

@@ -47,8 +47,8 @@ class DataError(Exception):
 class ReadError(DataError):
     """A source that can't be read: what was found there, and what to do."""
 
-    def __init__(self, source: str, problem: str, remedy: str) -> None:
-        self.finding = Finding(source, "", 0, problem, remedy)
+    def __init__(self, source: str, problem: str, remedy: str, *, column: str = "", row: int = 0) -> None:
+        self.finding = Finding(source, column, row, problem, remedy)
         super().__init__(str(self.finding))
 
 

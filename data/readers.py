@@ -9,6 +9,8 @@ Guarantees:
 - reading never changes the source
 """
 
+import csv
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +94,23 @@ def _joined(source: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     try:
         return pl.concat(frames, how="diagonal_relaxed", rechunk=False)
     except pl.exceptions.PolarsError as error:
+        columns = sorted({name for frame in frames for name in frame.columns})
         raise ReadError(
             source,
-            f"the files of the folder give one column different types ({type(error).__name__})",
+            "the files of the folder give a column different types",
             "Write them all with the same types; timestamps in UTC",
+            column=", ".join(name for name in columns if not _one_type(frames, name)),
         ) from error
+
+
+def _one_type(frames: Sequence[pl.DataFrame], name: str) -> bool:
+    try:
+        pl.concat(
+            [frame.select(name).clear() for frame in frames if name in frame.columns], how="diagonal_relaxed"
+        )
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 def _read_file(path: Path) -> pl.DataFrame:
@@ -109,7 +123,12 @@ def _read_file(path: Path) -> pl.DataFrame:
         raise ReadError(str(path), "the file is empty", "Write a header line and rows") from error
     except (OSError, UnicodeError, pl.exceptions.PolarsError) as error:
         # Only the kind of the failure is told: a parser's message may quote cells, which are users' data.
-        kind = "Parquet" if parquet else "CSV (UTF-8, one header line, as many cells in every row)"
+        if not parquet and (row := _broken_row(path)):
+            problem = "the row has more cells than the header, or letters that are not UTF-8"
+            raise ReadError(
+                str(path), problem, "Put quotes around a cell that holds the separator", row=row
+            ) from error
+        kind = "Parquet" if parquet else "CSV (UTF-8, one header line)"
         raise ReadError(
             str(path), f"no readable {kind} ({type(error).__name__})", "Write the file again"
         ) from error
@@ -117,5 +136,25 @@ def _read_file(path: Path) -> pl.DataFrame:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     header = pl.read_csv(path, has_header=False, separator="\n", quote_char=None, n_rows=1).item(0, 0)
-    separator = max(",;\t", key=str(header).count)
-    return pl.read_csv(path, separator=separator, infer_schema=False)
+    return pl.read_csv(path, separator=_separator(str(header)), infer_schema=False)
+
+
+def _separator(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _broken_row(path: Path) -> int:
+    """The number of the first row (from 1) that can't be read, 0 where the file breaks otherwise."""
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as text:
+            header = text.readline()
+            separator = _separator(header)
+            for row, cells in enumerate(csv.reader(text, delimiter=separator), start=1):
+                if len(cells) > header.count(separator) + 1 or any(
+                    "\udc80" <= c <= "\udcff" for c in "".join(cells)
+                ):
+                    return row
+    except (OSError, csv.Error):
+        return 0
+    return 0

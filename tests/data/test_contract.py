@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The border finds every problem at once, names its place, and quotes nobody's data."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ WRONG_CATALOGUE: dict[str, tuple[dict[str, Any], str, int, str]] = {
     "type": ({"item_id": [1.5, 2.5], "kind": ["x", "y"]}, "item_id", 0, "found the type Float64"),
     "no attribute": ({"item_id": ["a", "b"], "name": ["A", "B"]}, "", 0, "no attribute column"),
     "numbers": ({"item_id": ["a", "b"], "kind": [0.5, 1.5]}, "kind", 0, "expected categories"),
+    "numbers as text": ({"item_id": ["a", "b", "c"], "kind": ["2", " 1.5", ""]}, "kind", 0, "expected categories"),
+    "duration": ({"item_id": ["a", "b"], "kind": [timedelta(1)] * 2}, "kind", 0, "expected text"),
     "list": ({"item_id": ["a", "b"], "kind": [["x"], ["y"]]}, "kind", 0, "expected text"),
     "reserved": ({"item_id": ["a", "b"], "index": ["x", "y"]}, "index", 0, "is taken"),
 }
@@ -113,6 +115,11 @@ def test_one_problem_of_the_catalogue_gives_one_finding(name: str) -> None:
     found = [f for f in findings({}, pl.DataFrame(columns)) if f.file == "c"]
     assert [(f.column, f.row) for f in found] == [(column, row)]
     assert problem in found[0].problem
+
+
+@pytest.mark.parametrize("values", [["1", "2"], ["1.5", "large"], [1, 2], [True, False], ["", None]])
+def test_whole_numbers_flags_and_words_are_categories(values: list[Any]) -> None:
+    assert findings({}, CATALOGUE.head(2).with_columns(size=pl.Series(values))) == findings({}, CATALOGUE.head(2))
 
 
 def test_an_empty_catalogue_is_said_to_be_empty() -> None:
