@@ -2,9 +2,10 @@
 """The last act of the main job: a merchant's serving process, asked over HTTP as its shop would ask it.
 
 A real process on a real socket: users' last events go in by `POST /v1/events`, recommendations come back by
-`POST /v1/recommend`, and SIGTERM ends it.
+`POST /v1/recommend`, and SIGTERM ends it. On Linux it also ends when the job is killed.
 """
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -23,6 +24,8 @@ import polars as pl
 
 READY_S = 60.0
 EVENTS_SHOWN = 8
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 class ServingFailed(Exception):
@@ -43,7 +46,14 @@ def serving(home: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "serving", str(home), "--port", "0"]
     root = Path(__file__).resolve().parent.parent
     with (home / "serving.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
     deadline = threading.Timer(READY_S, process.kill)
     deadline.start()
     try:
@@ -56,6 +66,10 @@ def serving(home: Path) -> Iterator[str]:
     finally:
         deadline.cancel()
         _stop(process)
+
+
+def _end_with_parent() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

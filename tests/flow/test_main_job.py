@@ -4,6 +4,9 @@
 import io
 import json
 import signal
+import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -19,7 +22,7 @@ from releases.pull import active
 from server.app import read_run
 from simulation.job import run_job as run_here
 from simulation.shop_front import ServingFailed
-from tests.flow.conftest import SMALL
+from tests.flow.conftest import ROOT, SMALL
 from tests.simulation.test_config import composed
 
 CANARY = "canary7f3a"
@@ -152,6 +155,27 @@ def test_a_run_killed_anywhere_resumes_to_the_same_model_and_no_smaller_ledger(
         twin = next(undisturbed.glob(f"runs/federated_private/homes/{path.parent.name}/ledger.jsonl"))
         plan_delta = 1e-5
         assert Ledger(path).epsilon(plan_delta) >= Ledger(twin).epsilon(plan_delta) * (1 - 1e-9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_no_serving_process_outlives_a_killed_job(finished):
+    folder, _ = finished
+    home = next(folder.glob("runs/federated_private/homes/*/releases")).parent
+    code = (
+        "import pathlib, sys, time\nfrom simulation.shop_front import serving\n"
+        "with serving(pathlib.Path(sys.argv[1])) as address:\n    print(address, flush=True)\n    time.sleep(600)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code, str(home)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    port = int(job.stdout.readline().rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)):
+        job.kill()
+        job.communicate()
+
+    def nobody_listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    wait_for(nobody_listens, timeout_s=20)
 
 
 def test_a_second_release_must_be_better_than_the_last(run_job, tmp_path):
