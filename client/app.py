@@ -6,7 +6,7 @@ and no model: it passes the message over the worker's UNIX socket (`--node-confi
 answer back.
 
 Guarantees:
-- It imports neither torch nor data.
+- The relay imports neither torch nor data.
 - Of a failure at the merchant the platform reads a reason that was meant for it, or that there was none.
 
 In Flower's simulation runtime, where nodes have a `partition-id` and no socket, the same worker is opened in this

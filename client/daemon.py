@@ -4,10 +4,11 @@
 Guarantees:
 - Only the user who runs it can open the socket: mode 600 in a folder of mode 700.
 - A second daemon on the same home is refused; what a killed one left behind is cleared away.
-- A slow, silent or broken client is given up at a deadline, and the next one is served.
-- SIGTERM lets the request in hand end and its answer leave, then the process stops.
+- A silent client is given up at a deadline, and the next one is served.
+- A broken client is given up, and the next one is served.
+- Stop, which is what SIGTERM does, lets the request in hand end and its answer leave.
 - Of a failure that is no refusal the platform learns only that there was one.
-- Logs hold no user's data: JSON lines with names of runs, durations and reasons.
+- Logs are JSON lines with run, duration and outcome, and hold no user's data.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ Exit code 0: sound. 1: something must be mended; each line says what. 2: there i
 
 Guarantees:
 - Every check runs, whatever the others found.
-- No line quotes a cell of the data or a byte of the secret.
+- No line quotes a cell or the secret.
 - Nothing of the home is changed.
 """
 

@@ -8,7 +8,7 @@
     secagg/opened.bin      which requests were answered, over which survivors
 
 Guarantees:
-- A roster other than the pinned one, or one that the council did not sign, is refused.
+- A roster other than the pinned one, or that the council did not sign, is refused.
 """
 
 import tomllib

@@ -8,7 +8,8 @@
     answers/          the newest answer of each run, so that a lost one is sent again and not computed again
 
 Guarantees:
-- A secret file that others can read, or of another length, is refused.
+- A secret file that others can read is refused.
+- A secret of another length is refused.
 - The text form of a home shows neither secret nor data.
 - A policy edited while the node runs counts from the next request.
 """

@@ -6,7 +6,7 @@ and calls the same public steps of the strategy.
 
 Guarantees:
 - Every finished round is on disk before the next one starts.
-- A failed round leaves the model as it was; a run in which every round failed raises `RunFailed`.
+- A failed round leaves the model as it was; a run in which every round failed raises.
 - A resumed run draws the same cohorts as an undisturbed one.
 """
 

@@ -6,7 +6,7 @@ left out.
 
 Guarantees:
     loading the same file again changes nothing
-    no message quotes a cell
+    no cell is quoted
 """
 
 from __future__ import annotations

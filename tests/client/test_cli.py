@@ -92,7 +92,7 @@ def test_status_tells_how_a_node_stands(small, runtime, capsys):
     assert "hansa merchant init" in capsys.readouterr().err
 
 
-def test_doctor_finds_a_sound_home_sound_and_changes_nothing(small, capsys):
+def test_doctor_finds_a_sound_home_sound_and_nothing_of_the_home_is_changed(small, capsys):
     before = {path: path.read_bytes() for path in small.home.rglob("*") if path.is_file()}
     assert doctor([str(small.home), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -107,7 +107,9 @@ def test_doctor_finds_a_sound_home_sound_and_changes_nothing(small, capsys):
     assert "sound" in capsys.readouterr().out
 
 
-def test_every_check_runs_whatever_the_others_found(small, runtime, capsys):
+def test_every_check_runs_whatever_the_others_found_and_no_line_quotes_a_cell_or_the_secret(
+    small, runtime, capsys
+):
     small.worker(runtime).answer(request(runtime))
     events = pl.read_parquet(small.events)
     events.with_columns(event=pl.lit("steal"), user_id=pl.lit(f" {CANARY}")).write_parquet(small.events)

@@ -158,7 +158,7 @@ def test_of_a_failure_that_is_no_refusal_the_platform_learns_only_that_there_was
     assert ("u-4711" in json.dumps(line)) is words_in_log
 
 
-def test_logs_are_json_lines_with_run_duration_and_outcome(tmp_path, capsys):
+def test_logs_are_json_lines_with_run_duration_and_outcome_and_hold_no_users_data(tmp_path, capsys):
     with serving(tmp_path) as path:
         ask_worker(str(path), ASKED)
     (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -166,7 +166,7 @@ def test_logs_are_json_lines_with_run_duration_and_outcome(tmp_path, capsys):
     assert (line["event"], line["run"], line["round"]) == ("answered", "run-1", 2)
 
 
-def test_stop_lets_the_request_in_hand_end_and_its_answer_leave(tmp_path):
+def test_stop_which_is_what_sigterm_does_lets_the_request_in_hand_end_and_its_answer_leave(tmp_path):
     begun, go_on = threading.Event(), threading.Event()
 
     def wait(request):

@@ -86,7 +86,9 @@ def run(
 
 @pytest.mark.parametrize("averaging", [0.0, 3.0])
 @pytest.mark.parametrize("strategy", sorted(AVERAGING))
-def test_a_run_that_stops_and_resumes_ends_in_the_same_model(tmp_path, strategy, averaging):
+def test_a_resumed_run_draws_the_same_cohorts_as_an_undisturbed_one_and_ends_in_the_same_model(
+    tmp_path, strategy, averaging
+):
     asked = {"strategy": strategy, "averaging": averaging}
     undisturbed = run(tmp_path / "a", **asked, rounds=5)
     run(tmp_path / "b", **asked, stop_after=2)
@@ -95,6 +97,23 @@ def test_a_run_that_stops_and_resumes_ends_in_the_same_model(tmp_path, strategy,
     assert model_hash(resumed.model) == model_hash(undisturbed.model)
     assert (model_hash(resumed.model) == model_hash({**resumed.arrays, **resumed.fixed})) == (not averaging)
     assert [r.round for r in resumed.history] == [1, 2, 3, 4, 5]
+
+
+def test_every_finished_round_is_on_disk_before_the_next_one_starts(tmp_path, monkeypatch):
+    newest, opened = {}, answerer
+
+    def looking(faults):
+        answer = opened(faults)
+
+        def look(merchant, request):
+            newest[request.round] = max((path.name for path in tmp_path.glob("round-*")), default="")[:11]
+            return answer(merchant, request)
+
+        return look
+
+    monkeypatch.setitem(globals(), "answerer", looking)
+    run(tmp_path, rounds=4)
+    assert newest == {1: "", 2: "round-00001", 3: "round-00002", 4: "round-00003"}
 
 
 def test_one_worker_equals_two_workers(tmp_path):
@@ -130,7 +149,7 @@ def test_a_merchant_that_hangs_is_dropped_at_the_deadline(tmp_path, workers):
     assert not dropped or any("deadline" in why for why in dropped.values())
 
 
-def test_too_few_survivors_fail_the_round_and_leave_the_model(tmp_path):
+def test_a_failed_round_leaves_the_model_as_it_was_and_a_run_in_which_every_round_failed_raises(tmp_path):
     faults = dict.fromkeys(NAMES, "raises")
     with pytest.raises(RunFailed, match="all 3 rounds failed"):
         run(tmp_path, rounds=3, faults=faults)
@@ -147,14 +166,14 @@ def test_a_run_recovers_when_merchants_come_back(tmp_path):
     assert [bool(record.failure) for record in end.history] == [True, True, False, False]
 
 
-def test_resuming_under_another_configuration_is_refused(tmp_path):
+def test_a_run_never_resumes_from_another_configurations_checkpoints(tmp_path):
     run(tmp_path, rounds=1)
     with pytest.raises(CheckpointMismatch, match="resume=false"):
         CheckpointFolder(tmp_path, "another").newest()
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-9], lambda d: d[:40] + b"x" + d[41:], lambda d: b""])
-def test_the_newest_whole_checkpoint_is_loaded_when_a_later_one_is_damaged(tmp_path, damage):
+def test_a_damaged_or_half_written_checkpoint_is_never_loaded_the_newest_whole_one_is(tmp_path, damage):
     run(tmp_path, rounds=3)
     newest = sorted(tmp_path.glob("round-*"))[-1]
     newest.write_bytes(damage(newest.read_bytes()))
