@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path: Path = arguments.path / "ledger.jsonl" if arguments.path.is_dir() else arguments.path
     policy: Path = arguments.policy or path.parent / "policy.toml"
     if not path.is_file() and not policy.is_file():
-        print(f"hansa ledger: {path}: neither ledger nor policy here; is it a merchant's home?", file=sys.stderr)
+        print(f"hansa ledger: {path}: no ledger here, nor a policy; is it a merchant's home?", file=sys.stderr)
         return 2
     try:
         report = _verified(path, arguments.anchor)
