@@ -134,10 +134,24 @@ def _refusals(policy: "Policy", home: Path) -> list[str]:
     from privacy.plan import PrivacyRequest, calibrate
     from privacy.policy import RoundRequest
 
-    request = RoundRequest(read_runtime(home / "runtime.json").task, policy.min_cohort, secure_aggregation=True)
+    task, cohort = read_runtime(home / "runtime.json").task, max(policy.min_cohort, policy.min_survivors)
+    request = RoundRequest(task, cohort, secure_aggregation=True)
     reasons = [] if set(policy.modes) & set(SPOKEN) else [f"of the modes it speaks only {', '.join(SPOKEN)}"]
     for mode, unit in product(sorted(set(policy.modes) & set(SPOKEN)), policy.units):
-        smallest = PrivacyRequest(mode, policy.max_epsilon, policy.delta, 1, 1, 0.01, 1.0, unit, accountant="rdp")
+        smallest = PrivacyRequest(
+            mode,
+            policy.max_epsilon,
+            policy.delta,
+            rounds=1,
+            steps_per_round=1,
+            sampling_rate=0.01,
+            clipping_norm=1.0,
+            unit=unit,
+            accountant="rdp",
+            cohort=cohort,
+            colluders=1,
+            coordinates=1,
+        )
         try:
             policy.check(calibrate(smallest), request)
         except PrivacyError as refused:

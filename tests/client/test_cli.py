@@ -144,7 +144,7 @@ def test_doctor_tells_of_items_that_the_league_does_not_know(small, capsys):
     [
         ("max_epsilon = 0", "max_epsilon must be a number > 0"),
         ("modes = []", "modes must be of"),
-        ('modes = ["distributed"]', "of the modes it speaks only none, local"),
+        ('modes = ["merchant"]', "of the modes it speaks only none, local, distributed"),
         ('units = ["home_user"]', "nothing holds users to one home merchant"),
         ('tasks = ["telepathy"]', "task 'recommendation' is not among ['telepathy']"),
         ("max_epsilon = 1e-9", "epsilon"),
@@ -156,6 +156,12 @@ def test_doctor_finds_a_policy_that_refuses_every_plan(small, capsys, line, word
     bad = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["state"] == "bad"]
     assert [check["name"] for check in bad] == ["policy"]
     assert word in bad[0]["found"]
+
+
+@pytest.mark.parametrize("mode", ["none", "local", "distributed"])
+def test_doctor_finds_a_policy_that_allows_one_mode_sound(small, capsys, mode):
+    (small.home / "policy.toml").write_text(f'modes = ["{mode}"]\n')
+    assert doctor([str(small.home), "--json"]) == 0
 
 
 def test_doctor_finds_weeks_in_which_nobody_bought_and_no_release_could_be_judged(small, capsys):

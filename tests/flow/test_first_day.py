@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "first-day.md").read_text("utf-8")
 QUICK = (
     *("compare.local_only=false", "compare.centralised=false", "compare.baselines=false"),
-    *("compare.non_private=false", "cohort.aggregation=secure", "cohort.min_merchants=3"),
+    "compare.non_private=false",
 )
 USER = f"{CANARY}-0-1"
 

@@ -116,7 +116,7 @@ def test_the_list_of_settings_is_the_golden_one():
         ("test_weeks=3", "test_weeks=3: there is no such setting; the nearest is data.test_weeks"),
         ("model.options.dimensoin=8", "there is no such setting; the nearest is model.options.dimension"),
         ("+data.epsilom=1", "epsilom: there is no such setting; the nearest is privacy.epsilon"),
-        ("experiment=nosuch", "experiment=nosuch: choose one of demo"),
+        ("experiment=nosuch", "experiment=nosuch: choose one of open"),
         ("model=nosuch", "model=nosuch: choose one of recommendation"),
         ("strategy=fedadm", "strategy=fedadm: choose one of fedadam, fedavg, fedavgm, fedprox, fedyogi, recipe"),
         ("data.test_weeks", "data.test_weeks: expected KEY=VALUE"),
