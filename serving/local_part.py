@@ -57,7 +57,8 @@ def read_local_part(path: Path, catalogue: Catalogue, vectors: Floats, weights: 
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            held = set(file.keys())
+            found = {name: file.get_tensor(name) for name in (TENSOR, WEIGHT, RESIDUAL) if name in held}
     except (OSError, SafetensorError) as error:
         raise LocalPartUnusable(f"{path}: expected a safetensors file, found: {error}; {REMEDY}") from error
     if metadata.get("catalogue_digest", catalogue.digest) != catalogue.digest:
