@@ -79,7 +79,7 @@ class _League:
         final = CheckpointFolder(run / "checkpoints", saved["hash"]).newest()
         assert final is not None
         self.merchants = prepared.merchants
-        self._public, self._settings = {**final.arrays, **final.fixed}, settings
+        self._public, self._settings = final.model, settings
         self._plain = self._opened(settings)
         self._researcher = Researcher(job / "league", prepared, open_runtime(settings))
         start = shared_arrays(self._plain.task.build(seed=0), self._plain.spec)
