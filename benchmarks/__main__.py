@@ -4,7 +4,16 @@
 import subprocess
 import sys
 
-MODULES = ("round", "private_step", "secagg", "distributed_noise", "main_job", "league_memory", "quality")
+MODULES = (
+    "round",
+    "private_step",
+    "secagg",
+    "distributed_noise",
+    "main_job",
+    "league_memory",
+    "quality",
+    "local_parts",
+)
 
 
 def main() -> int:

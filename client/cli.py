@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hansa merchant`: make a home, be the node's daemon, see how it stands.
+"""`hansa merchant`: make a home, be the node's daemon, fit what stays local, see how it stands.
 
 Exit code 0: done. 2: something must be mended first; one line says each problem.
 """
@@ -65,6 +65,7 @@ def _attempt(command: Callable[[argparse.Namespace], None], arguments: argparse.
     from data.errors import ContractError, DataError
     from models.errors import ModelError
     from privacy.errors import PrivacyError
+    from releases.errors import ReleaseError
 
     try:
         command(arguments)
@@ -72,7 +73,7 @@ def _attempt(command: Callable[[argparse.Namespace], None], arguments: argparse.
         return [str(finding) for finding in wrong.findings]
     except _Problems as found:
         return found.lines
-    except (ClientError, DataError, ModelError, PrivacyError) as wrong:
+    except (ClientError, DataError, ModelError, PrivacyError, ReleaseError) as wrong:
         return [str(wrong)]
     return []
 
@@ -133,6 +134,15 @@ def _run(arguments: argparse.Namespace) -> None:
     from client.daemon import run
 
     run(arguments.home, arguments.socket)
+
+
+def _fit_local(arguments: argparse.Namespace) -> None:
+    from client.local_part import FILE, fit_local_part
+    from client.runtime import open_runtime, read_runtime
+
+    home = open_home(arguments.home)
+    version, choice = fit_local_part(home, open_runtime(read_runtime(home.path / "runtime.json")))
+    print(f"fitted {home.path / FILE} beside release {version}\n  {choice.words}")
 
 
 def _enrol(arguments: argparse.Namespace) -> None:
@@ -243,6 +253,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_init(add("init", _init, "make a home: settings, the strictest policy, a fresh secret"))
     run = add("run", _run, "be the node's daemon: answer the relay over a UNIX socket until SIGTERM")
+    add(
+        "fit-local",
+        _fit_local,
+        "fit this merchant's own parts of the model beside the active release, for serving",
+    )
     add("enrol", _enrol, "make this merchant's identity for secure aggregation and print its public key")
     pin = add("pin", _pin, "check a roster that the council signed, and pin it")
     pin.add_argument("--roster", type=Path, required=True, help="the signed roster")

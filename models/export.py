@@ -2,7 +2,8 @@
 """The released scorer: one small ONNX graph, written node by node, and the item vectors for explanations.
 
 The graph holds public parts only (item vectors, mixing weights, constants). The merchant's popularity and the
-filters are inputs, so that one release serves every merchant and tells nothing about any.
+filters are inputs, so that one release serves every merchant and tells nothing about any. A merchant with item
+vectors of its own puts them in the place of the constant that the metadata key `replaceable` names.
 
 Inputs: `history` int64 [B, L] (0 = padding), `age_days` float32 [B, L], `merchant_log_popularity` float32 [V+1],
 `mask` float32 [B, V+1] or [1, V+1] (0 or -inf, added), `k` int64 scalar. Outputs, best first:
@@ -29,6 +30,7 @@ from models.errors import ExportError
 
 __all__ = ["ExportedScorer", "ScorerParts", "build_scorer", "check_scorer", "item_vectors_npy"]
 
+REPLACEABLE = "item_vectors"
 OPSET = 18
 IR_VERSION = 9
 TOLERANCE = 1e-4
@@ -98,12 +100,17 @@ def build_scorer(parts: ScorerParts) -> bytes:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    helper.set_model_props(model, {"replaceable": REPLACEABLE})
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def check_scorer(scorer: bytes, reference: Reference, popularity: Floats, *, seed: int = 0) -> None:
+def check_scorer(
+    scorer: bytes, reference: Reference, popularity: Floats, item_vectors: Floats | None = None, *, seed: int = 0
+) -> None:
     """Compare with `reference` (history [B, L], age_days [B, L] -> scores [B, V+1]); raises ExportError.
+
+    `item_vectors` float32 [V+1, D]: a merchant's, in the place of the league's.
 
     Probes are made up: random histories, an empty one and a full one. All V scores of each are compared.
     """
@@ -112,7 +119,11 @@ def check_scorer(scorer: bytes, reference: Reference, popularity: Floats, *, see
     history = rng.integers(1, size + 1, size=(4, length), dtype=np.int64)
     history[np.arange(length) >= np.array([[0], [1], [length // 2], [length]])] = 0
     age = np.where(history > 0, rng.uniform(0.0, 400.0, history.shape), 0.0).astype(np.float32)
-    session = ort.InferenceSession(scorer, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if item_vectors is not None:
+        own = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(item_vectors))
+        options.add_initializer(REPLACEABLE, own)
+    session = ort.InferenceSession(scorer, options, ["CPUExecutionProvider"])
     mask = np.zeros((4, size + 1), dtype=np.float32)
     items, scores = session.run(
         ["items", "scores"],
@@ -140,7 +151,7 @@ class _Graph:
         self.parts = parts
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.constant("item_vectors", parts.item_vectors.astype(np.float32))
+        self.constant(REPLACEABLE, parts.item_vectors.astype(np.float32))
         self.constant("zero", np.array(0, dtype=np.int64))
         self.node("Greater", ["history", "zero"], "is_event")
         self.node("Cast", ["is_event"], "present", to=TensorProto.FLOAT)

@@ -67,6 +67,9 @@ class Task(Protocol[BatchT]):
     def fit_local(self, model: nn.Module, histories: Histories) -> None:
         """Set the merchant's local parts from its own data; nothing shared changes."""
 
+    def fit_alone(self, model: nn.Module, histories: Histories) -> None:
+        """Set the local parts so that the model decides by this merchant's data alone; nothing shared changes."""
+
     def scores(self, model: nn.Module, histories: Histories, users: NDArray[np.int64], at_day: float) -> Tensor:
         """float32 [B, V+1], higher is better; column 0 is -inf."""
 

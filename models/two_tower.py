@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The content two-tower: an item is the sum of its public attributes, a user is the mean of the items they own.
 
-E = F·P: F is the public multi-hot attribute matrix [V+1, X], P the learnt table [X, D] of attribute values; both
-towers share it. No user and no item has a row of its own, so what travels is small and an unseen item works. A
-second, tiny part adds what users with few or many items have in common.
+E = F·P (+ R): F is the public multi-hot attribute matrix [V+1, X], P the learnt table [X, D] of attribute values;
+both towers share it. Without R no item has a row of its own, so what travels is small and an unseen item works. R,
+asked for by `ids`, is a row per item that starts at zero: a residual to its attributes. A second, tiny part adds
+what users with few or many items have in common.
 
 Shapes: B users, L history, V items, A attributes, X attribute values, D dimension.
 
 Guarantees:
-- the table is used by its embedding module alone
+- the tables are used by their embedding modules alone
 - a padded event changes neither a user vector nor a gradient
 """
 
@@ -32,7 +33,9 @@ class ContentTower(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, codes_VA: NDArray[np.integer], dimension: int, *, prior_items: float, seed: int) -> None:
+    def __init__(
+        self, codes_VA: NDArray[np.integer], dimension: int, *, prior_items: float, seed: int, ids: bool = False
+    ) -> None:
         super().__init__()
         if codes_VA.ndim != 2 or not codes_VA.shape[1] or len(codes_VA) < 2:
             raise ConfigError(f"a content tower needs an item and an attribute, found codes {codes_VA.shape}")
@@ -43,16 +46,20 @@ class ContentTower(nn.Module):
         self.scale = 1.0 / math.sqrt(codes_VA.shape[1])
         self.attributes = nn.Embedding(int(sizes.sum()), dimension)
         self.context = nn.Linear(CONTEXT, dimension, bias=False)
+        self.ids = nn.Embedding(len(codes_VA), dimension) if ids else None
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             # Rows of unit length on average: at the start a dot product counts the attributes in common.
             self.attributes.weight.normal_(0.0, 1.0 / math.sqrt(dimension), generator=generator)
             self.context.weight.zero_()
+            if self.ids is not None:
+                self.ids.weight.zero_()
 
     def items(self, items: Tensor) -> Tensor:
         """int64 [...] to item vectors [..., D]."""
         vectors: Tensor = self.attributes(self.codes[items])
-        return vectors.sum(dim=-2) * self.scale
+        content = vectors.sum(dim=-2) * self.scale
+        return content if self.ids is None else content + self.ids(items)
 
     def user(self, vectors_BLD: Tensor, weights_BL: Tensor) -> Tensor:
         """The user's vector [B, D] from a history's item vectors; the weights of one item's events add up to 1.

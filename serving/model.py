@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from serving.catalogue import Catalogue, read_catalogue
 from serving.errors import LocalPartUnusable, ReleaseUnusable
-from serving.local_part import read_league_popularity, read_local_part
+from serving.local_part import LocalPart, read_league_popularity, read_local_part
 from serving.scorer import Scorer
 from serving.source import Release
 
@@ -27,7 +27,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServedModel:
-    """Everything that answers a request. `item_vectors` float32 [V+1, d], rows of length 1 or 0."""
+    """Everything that answers a request.
+
+    `item_vectors` float32 [V+1, d], rows of length 1 or 0: the release's, which say what is similar.
+    """
 
     release: Release
     catalogue: Catalogue
@@ -37,7 +40,7 @@ class ServedModel:
     """float32 [V+1]: the merchant's where there is a local part, else the league's."""
     has_local_part: bool
     local_problem: str | None
-    """Why there is no local part, when there should be one."""
+    """Why the local part, or a part of it, was left out."""
 
     @property
     def version(self) -> int:
@@ -53,24 +56,26 @@ def load_model(release: Release, local_path: Path) -> ServedModel:
     """
     try:
         catalogue = read_catalogue(release.read("catalogue.parquet"))
-        vectors = _unit_vectors(release.read("item_vectors.npy"), catalogue.n_items + 1)
-        scorer = Scorer(release.read("scorer.onnx"))
-        league = read_league_popularity(release.read("model.safetensors"), catalogue)
+        vectors = _item_vectors(release.read("item_vectors.npy"), catalogue.n_items + 1)
+        graph, weights = release.read("scorer.onnx"), release.read("model.safetensors")
+        league = read_league_popularity(weights, catalogue)
     except (OSError, ValueError) as error:
         raise ReleaseUnusable(
             f"release {release.version}: expected readable files, found: {error}; pull another release"
         ) from error
-    local, problem = None, None
+    local: LocalPart | None = None
     try:
-        local = read_local_part(local_path, catalogue)
+        local = read_local_part(local_path, catalogue, vectors, weights)
+        scorer = Scorer(graph, None if local is None else local.item_vectors)
+        problem = None if local is None else local.problem
     except LocalPartUnusable as error:
-        problem = str(error)
+        local, problem, scorer = None, str(error), Scorer(graph)
     model = ServedModel(
         release=release,
         catalogue=catalogue,
         scorer=scorer,
-        item_vectors=vectors,
-        popularity=league if local is None else local,
+        item_vectors=_unit(vectors),
+        popularity=league if local is None else local.popularity,
         has_local_part=local is not None,
         local_problem=problem,
     )
@@ -78,7 +83,7 @@ def load_model(release: Release, local_path: Path) -> ServedModel:
     return model
 
 
-def _unit_vectors(data: bytes, n_rows: int) -> Floats:
+def _item_vectors(data: bytes, n_rows: int) -> Floats:
     vectors = np.load(io.BytesIO(data), allow_pickle=False)
     if vectors.ndim != 2 or vectors.shape[0] != n_rows or vectors.dtype != np.float32:
         raise ReleaseUnusable(
@@ -87,6 +92,10 @@ def _unit_vectors(data: bytes, n_rows: int) -> Floats:
         )
     if not np.isfinite(vectors).all():
         raise ReleaseUnusable("item_vectors.npy: expected finite numbers, found others; pull another release")
+    return np.asarray(vectors)
+
+
+def _unit(vectors: Floats) -> Floats:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     unit[0] = 0.0

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from client.home import open_home
-from client.local_part import write_local_part
+from client.local_part import fit_local_part
 from client.runtime import open_runtime, read_runtime
 from client.wire import Array
-from client.worker import Worker
 from data.catalogue import Vocabulary
 from data.files import load_merchant
 from privacy.plan import PrivacyPlan
@@ -133,7 +132,7 @@ def serve(
     merchant, found = chosen
     home = home_path(run.federation.nodes, merchant)
     installed = install(home, repository)
-    _write_local_part(run, home, run.final.model)
+    fit_local_part(open_home(home), open_runtime(read_runtime(run.federation.nodes.homes / RUNTIME)))
     names = _names(run.federation.league)
     with serving(home) as address:
         answers = [recommend(address, shopper, RECOMMENDED) for shopper in found]
@@ -157,11 +156,6 @@ def _merchant_with_shoppers(
         if found := shoppers(events, league.split.valid_end, SHOPPERS):
             return merchant, found
     return None
-
-
-def _write_local_part(run: FederatedRun, home: Path, public: dict[str, Array]) -> None:
-    runtime = open_runtime(read_runtime(run.federation.nodes.homes / RUNTIME))
-    write_local_part(home, runtime, Worker(open_home(home), runtime).histories, public)
 
 
 def _names(league: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_the_graph_holds_no_merchants_data(
     for constant in onnx.load_from_string(scorer).graph.initializer:
         value = numpy_helper.to_array(constant)
         assert value.shape != popularity.shape or np.isneginf(value[0])
+
+
+@pytest.mark.parametrize("fit", ["fit_local", "fit_alone"])
+def test_a_merchants_own_vectors_are_checked_in_the_scorers_place_and_are_not_in_it(
+    task: RecommendationTask, users: Any, fit: str
+) -> None:
+    task.config = replace(task.config, item_id="local")
+    model = task.build(0)
+    before = task.export(model)
+    getattr(task, fit)(model, users)
+    exported = task.export(model)
+    assert (exported.scorer, exported.item_vectors) == (before.scorer, before.item_vectors)
+    with pytest.raises(ExportError, match="differs"):
+        check_scorer(
+            exported.scorer,
+            lambda history, age: task.decide(model, torch.from_numpy(history), torch.from_numpy(age)).numpy(),
+            model.merchant_log_popularity.numpy(),
+        )
 
 
 def test_item_vectors_are_plain_npy(task: RecommendationTask, model: RecommendationModel) -> None:

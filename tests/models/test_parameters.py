@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays in and out of a model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,19 @@ def test_spec_names_shared_fixed_and_local_parts(task: RecommendationTask) -> No
     spec = task.spec(task.build(0))
     assert spec.shared == ("tower.attributes.weight", "tower.context.weight")
     assert spec.fixed == ("league_log_popularity", "mixing.weights.weight")
-    assert spec.local == ("merchant_log_popularity",)
+    assert spec.local == ("merchant_league_weight", "merchant_log_popularity")
     assert spec.public == tuple(sorted((*spec.shared, *spec.fixed)))
+
+
+def test_an_items_own_vector_is_shared_or_local_as_item_id_says(task: RecommendationTask) -> None:
+    def spec(item_id: str) -> ParameterSpec:
+        task.config = replace(task.config, item_id=item_id)
+        return task.spec(task.build(0))
+
+    assert spec("shared").shared == ("tower.attributes.weight", "tower.context.weight", "tower.ids.weight")
+    assert spec("shared").local == spec("none").local
+    assert spec("local").local == ("merchant_item_residual", *spec("none").local)
+    assert spec("local").public == spec("none").public
 
 
 def test_a_name_in_two_groups_is_refused() -> None:

@@ -12,8 +12,8 @@ import torch
 
 from models.errors import ConfigError
 from models.metrics import evaluate_scores
-from models.parameters import public_arrays
-from models.recommendation import PRIVATE_LOCAL, RecommendationConfig, RecommendationModel, RecommendationTask
+from models.parameters import arrays_of, public_arrays
+from models.recommendation import RecommendationConfig, RecommendationModel, RecommendationTask
 from models.task import Task
 from privacy.clipping import PerUserGradients
 
@@ -34,9 +34,12 @@ def trained(task: RecommendationTask, seed: int = 0) -> RecommendationModel:
     return model
 
 
-def with_parts(task: RecommendationTask, *trained_parts: str) -> RecommendationTask:
-    config = replace(task.config, trained=trained_parts)
-    return RecommendationTask(config, task._codes_VA, task._league_log_popularity)
+def with_settings(task: RecommendationTask, **settings: Any) -> RecommendationTask:
+    return RecommendationTask(replace(task.config, **settings), task._codes_VA, task._league_log_popularity)
+
+
+def local_arrays(task: RecommendationTask, model: RecommendationModel) -> dict[str, Any]:
+    return arrays_of(model, task.spec(model).local)
 
 
 def test_it_is_a_task(task: RecommendationTask) -> None:
@@ -52,11 +55,20 @@ def test_the_same_seed_builds_the_same_weights(task: RecommendationTask) -> None
     assert not torch.equal(first.tower.attributes.weight, other.tower.attributes.weight)
 
 
-@pytest.mark.parametrize("parts", [("table", "context"), ("table", "context", "mixing"), ("context", "mixing")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trained": ("table", "context")},
+        {"trained": ("table", "context", "mixing")},
+        {"trained": ("context", "mixing")},
+        {"item_id": "shared"},
+        {"item_id": "local"},
+    ],
+)
 def test_per_user_norms_equal_a_loop_over_users_with_autograd(
-    task: RecommendationTask, users: Any, parts: tuple[str, ...]
+    task: RecommendationTask, users: Any, settings: dict[str, Any]
 ) -> None:
-    task = with_parts(task, *parts)
+    task = with_settings(task, **settings)
     model = trained(task)
     spec = task.spec(model)
     batch = task.batch(users, everybody(users), np.random.default_rng(1), CPU)
@@ -89,12 +101,14 @@ def test_row_b_of_the_loss_depends_on_user_b_and_on_public_things_only(
         assert torch.equal(rows[0], rows[1])
 
 
-def test_the_merchants_own_popularity_is_not_in_the_loss(task: RecommendationTask, users: Any) -> None:
+@pytest.mark.parametrize("fit", ["fit_local", "fit_alone"])
+def test_the_merchants_local_parts_are_not_in_the_loss(task: RecommendationTask, users: Any, fit: str) -> None:
+    task = with_settings(task, item_id="local")
     model = trained(task)
     batch = task.batch(users, everybody(users), np.random.default_rng(1), CPU)
     negatives = task.negatives(np.random.default_rng(2), CPU)
     before = task.loss_per_user(model, batch, negatives)
-    task.fit_local(model, users)
+    getattr(task, fit)(model, users)
     assert torch.equal(before, task.loss_per_user(model, batch, negatives))
 
 
@@ -127,20 +141,80 @@ def test_training_lowers_the_loss(task: RecommendationTask, users: Any) -> None:
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
 
 
-def test_fitting_the_local_parts_changes_nothing_shared(task: RecommendationTask, users: Any) -> None:
+@pytest.mark.parametrize("fit", ["fit_local", "fit_alone"])
+def test_fitting_the_local_parts_changes_nothing_shared(task: RecommendationTask, users: Any, fit: str) -> None:
+    task = with_settings(task, item_id="local")
     model = trained(task)
     spec = task.spec(model)
     before = public_arrays(model, spec)
     league = model.merchant_log_popularity.clone()
-    task.fit_local(model, users)
+    getattr(task, fit)(model, users)
     for name, array in public_arrays(model, spec).items():
         np.testing.assert_array_equal(array, before[name])
     assert not torch.equal(model.merchant_log_popularity, league)
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == set(spec.shared)
+
+
+def test_the_same_histories_give_the_same_local_parts(task: RecommendationTask, users: Any) -> None:
+    task = with_settings(task, item_id="local")
+    first, second = trained(task), trained(task)
+    task.fit_alone(second, users)
+    for model in (first, second):
+        task.fit_local(model, users)
+    for name, array in local_arrays(task, first).items():
+        np.testing.assert_array_equal(array, local_arrays(task, second)[name])
+
+
+def test_a_residual_moves_what_the_merchants_users_buy_and_lowers_their_loss(
+    task: RecommendationTask, make_users: Callable[..., Any]
+) -> None:
+    task = with_settings(task, item_id="local", residual_steps=30, residual_learning_rate=1.0)
+    users = make_users([[(1 + user % 3, 1.0), (4, 2.0), (5, 3.0)] for user in range(12)])
+    model = trained(task)
+    task.fit_local(model, users)
+    residual = model.merchant_item_residual
+    assert residual is not None
+    assert not residual[0].any()
+    lengths = residual.norm(dim=1)
+    assert lengths[4:6].min() > 2 * lengths[6:].max()
+    batch = task.batch(users, everybody(users), np.random.default_rng(3), CPU)
+    negatives = task.negatives(np.random.default_rng(4), CPU)
+    with_it, without = (
+        task._losses(model, batch, negatives, model.merchant_log_popularity, rows).mean()
+        for rows in (residual, None)
+    )
+    assert with_it < without - 0.1
+
+
+def test_a_merchant_without_users_has_no_residual(
+    task: RecommendationTask, make_users: Callable[..., Any]
+) -> None:
+    task = with_settings(task, item_id="local")
+    model = trained(task)
+    task.fit_local(model, make_users([]))
+    assert model.merchant_item_residual is not None
+    assert not model.merchant_item_residual.any()
+
+
+def test_alone_a_merchant_decides_by_its_own_numbers(task: RecommendationTask, users: Any) -> None:
+    other = RecommendationTask(task.config, task._codes_VA, np.zeros(task.n_items + 1, np.float32))
+    answers = []
+    for one, seed in ((task, 0), (other, 1)):
+        model = trained(one, seed)
+        with torch.no_grad():
+            model.mixing.weights.weight.copy_(torch.tensor([task.config.mixing]))
+        one.fit_alone(model, users)
+        answers.append(one.scores(model, users, everybody(users), 100.0))
+    assert torch.equal(*answers)
+    one.fit_local(model, users)
+    assert not torch.equal(one.scores(model, users, everybody(users), 100.0), answers[1])
 
 
 def slow_score(task: RecommendationTask, model: RecommendationModel, events: list[Any], item: int) -> float:
     """The formula of docs/model.md, one item at a time."""
     vectors = task.item_vectors(model)
+    if model.merchant_item_residual is not None:
+        vectors = vectors + model.merchant_item_residual
     owned = {i for i, _ in events}
     mean = sum((vectors[i] for i in owned), torch.zeros(vectors.shape[1])) / (len(owned) + task.config.prior_items)
     x = math.log1p(len(owned)) / 3 - 1
@@ -157,9 +231,11 @@ def slow_score(task: RecommendationTask, model: RecommendationModel, events: lis
     return sum(weight * feature for weight, feature in zip(weights, features, strict=True))
 
 
+@pytest.mark.parametrize("item_id", ["none", "local", "shared"])
 def test_scores_follow_the_formula(
-    task: RecommendationTask, make_users: Callable[..., Any], make_events: Callable[..., Any]
+    task: RecommendationTask, make_users: Callable[..., Any], make_events: Callable[..., Any], item_id: str
 ) -> None:
+    task = with_settings(task, item_id=item_id)
     events = [*make_events(np.random.default_rng(11), task.n_items, [5, 30, 1]), []]
     events[1] += events[1][-1:]
     users = make_users(events)
@@ -227,7 +303,10 @@ def test_losses_on_cuda_agree_with_the_cpu(task: RecommendationTask, users: Any)
 
 @pytest.mark.parametrize(
     "bad",
-    [{"dimension": 0}, {"targets": 0}, {"prior_items": 0.0}, {"trained": ()}, {"trained": ("everything",)}],
+    [
+        *({"dimension": 0}, {"targets": 0}, {"prior_items": 0.0}, {"trained": ()}, {"trained": ("everything",)}),
+        *({"item_id": "both"}, {"residual_steps": 0}, {"residual_learning_rate": 0.0}),
+    ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -239,8 +318,8 @@ def test_a_popularity_of_another_catalogue_is_refused(task: RecommendationTask) 
         task.set_league_popularity(task.build(0), np.zeros(3, dtype=np.float32))
 
 
-def test_the_recipe_for_local_noise_trains_a_few_dozen_weights(codes: Any) -> None:
-    model = RecommendationTask(PRIVATE_LOCAL, codes).build(0)
+def test_the_context_alone_is_a_few_dozen_weights(codes: Any) -> None:
+    model = RecommendationTask(RecommendationConfig(trained=("context",)), codes).build(0)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 48
 
 

@@ -7,6 +7,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ import pytest
 from safetensors.numpy import save
 
 from models.export import ScorerParts, build_scorer
+from releases.catalogue import catalogue_digest
 from serving.errors import LocalPartUnusable, ReleaseUnusable
 from serving.local_part import read_local_part
 from serving.messages import Filters
-from serving.model import load_model
+from serving.model import ServedModel, load_model
 from serving.recommend import filter_mask, recommend
 from serving.window import Entry, History
 from tests.serving.drivers import Client
 from tests.serving.small import (
+    N_DIMENSIONS,
     N_ITEMS,
     MemoryRelease,
     MemoryReleases,
@@ -72,21 +75,104 @@ def test_a_local_part_of_another_catalogue_or_with_wrong_numbers_is_refused(
     release = MemoryRelease(1, files)
     path = home / "local.safetensors"
     catalogue = load_model(release, path).catalogue
+
+    def read() -> object:
+        return read_local_part(path, catalogue, vectors_for(), files["model.safetensors"])
+
     write_local_part(home, prefix="other")
     with pytest.raises(LocalPartUnusable, match="found another"):
-        read_local_part(path, catalogue)
+        read()
     nan = popularity_for()
     nan[3] = np.nan
     write_local_part(home, nan)
     with pytest.raises(LocalPartUnusable, match="finite"):
-        read_local_part(path, catalogue)
+        read()
     write_local_part(home, popularity_for().astype(np.float64))
     with pytest.raises(LocalPartUnusable, match="float32"):
-        read_local_part(path, catalogue)
+        read()
     path.write_bytes(b"rubbish")
     model = load_model(release, path)
     assert not model.has_local_part
     assert "safetensors" in (model.local_problem or "")
+
+
+def exported(vectors: np.ndarray) -> bytes:
+    parts = ScorerParts(
+        vectors, (1.0, 1.0, 2.0, 1.0), np.zeros((vectors.shape[1], 3), np.float32), 3.0, 28.0, 0.05
+    )
+    return build_scorer(parts)
+
+
+def own_part(home: Path, files: dict[str, bytes], **more: np.ndarray) -> Path:
+    """A local part with more than a popularity, beside the release of `files`."""
+    digests = {
+        "catalogue_digest": catalogue_digest(item_id(index) for index in range(1, N_ITEMS + 1)),
+        "model_digest": sha256(files["model.safetensors"]).hexdigest(),
+    }
+    path = home / "local.safetensors"
+    path.write_bytes(save({"merchant_log_popularity": popularity_for(), **more}, digests))
+    return path
+
+
+def ranked(model: ServedModel) -> list[tuple[str, float]]:
+    history = History([Entry(0, item_id(3), 1), Entry(1, item_id(9), 2)], [])
+    ranking = recommend(model, history, Filters(), k=N_ITEMS, reasons=1, now_us=86_400_000_000)
+    assert ranking.fallback == []
+    return [(item.item_id, item.score) for item in ranking.items]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_a_merchants_residual_and_weight_are_served_as_if_the_release_held_them(
+    home: Path, files: dict[str, bytes], weight: float
+) -> None:
+    vectors, residual = vectors_for(), 0.3 * vectors_for(seed=5)
+    files = {**files, "scorer.onnx": exported(vectors)}
+    factor = np.array([weight], np.float32)
+    path = own_part(home, files, merchant_item_residual=residual, merchant_league_weight=factor)
+    other = {**files, "scorer.onnx": exported((vectors + residual) * factor)}
+    found = ranked(load_model(MemoryRelease(1, files), path))
+    own_part(home, files)
+    assert found == ranked(load_model(MemoryRelease(1, other), path))
+    assert found != ranked(load_model(MemoryRelease(1, files), path))
+
+
+def test_a_residual_to_another_release_is_left_out_and_the_popularity_stays(
+    home: Path, files: dict[str, bytes]
+) -> None:
+    files = {**files, "scorer.onnx": exported(vectors_for())}
+    path = own_part(home, files)
+    without = ranked(load_model(MemoryRelease(1, files), path))
+    own_part(home, {"model.safetensors": b"an older release"}, merchant_item_residual=vectors_for(seed=5))
+    model = load_model(MemoryRelease(1, files), path)
+    assert "fitted to another release" in (model.local_problem or "")
+    assert model.has_local_part
+    assert ranked(model) == without
+
+
+def test_a_scorer_whose_item_vectors_cannot_be_replaced_serves_without_the_local_part(
+    home: Path, files: dict[str, bytes]
+) -> None:
+    path = own_part(home, files, merchant_item_residual=vectors_for(seed=5))
+    model = load_model(MemoryRelease(1, files), path)
+    assert not model.has_local_part
+    assert "replaceable" in (model.local_problem or "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"merchant_item_residual": vectors_for(N_ITEMS - 1)},
+        {"merchant_item_residual": np.full((N_ITEMS + 1, N_DIMENSIONS), np.nan, np.float32)},
+        {"merchant_league_weight": np.ones(2, np.float32)},
+        {"merchant_league_weight": np.array([np.inf], np.float32)},
+    ],
+)
+def test_a_local_part_of_another_shape_or_not_finite_is_left_out(
+    home: Path, files: dict[str, bytes], wrong: dict[str, np.ndarray]
+) -> None:
+    model = load_model(MemoryRelease(1, files), own_part(home, files, **wrong))
+    assert not model.has_local_part
+    assert "hansa merchant fit-local" in (model.local_problem or "")
 
 
 def test_nothing_that_a_filter_forbids_is_recommended(home: Path, files: dict[str, bytes]) -> None:
@@ -169,15 +255,7 @@ def test_a_new_local_part_is_read_without_a_restart(connect: Callable[..., Clien
 
 def test_the_scorer_that_the_models_room_exports_is_served(home: Path, files: dict[str, bytes]) -> None:
     vectors = vectors_for()
-    parts = ScorerParts(
-        item_vectors=vectors,
-        mixing=(1.0, 1.0, 2.0, 1.0),
-        context=np.zeros((vectors.shape[1], 3), np.float32),
-        prior_items=3.0,
-        repeat_half_life_days=28.0,
-        repeat_smoothing=0.05,
-    )
-    model = load_model(MemoryRelease(1, {**files, "scorer.onnx": build_scorer(parts)}), home / "local.safetensors")
+    model = load_model(MemoryRelease(1, {**files, "scorer.onnx": exported(vectors)}), home / "local.safetensors")
     history = History([Entry(0, item_id(3), 1), Entry(1, item_id(9), 2)], [])
     ranking = recommend(model, history, Filters(), k=N_ITEMS, reasons=1, now_us=86_400_000_000 * 10)
     assert ranking.fallback == []
