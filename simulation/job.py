@@ -16,6 +16,7 @@ from client.errors import ClientError
 from data.errors import DataError
 from models.errors import ModelError
 from privacy.errors import PrivacyError
+from privacy.plan import PrivacyPlan
 from releases.errors import ReleaseError
 from server.checkpoints import Checkpoint, model_hash
 from server.errors import ServerError
@@ -35,6 +36,7 @@ from simulation.references import ReferenceFailed, mean_ndcg
 from simulation.report import write_report
 from simulation.research import VALID
 from simulation.results import FORMAT, league_part, privacy_part, round_rows
+from simulation.rounding import scientific, up
 from simulation.shop_front import ServingFailed
 from simulation.summary import summary
 from simulation.tables import print_tables
@@ -86,6 +88,8 @@ def _run(config: Config, display: Display) -> None:
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
         f"{sum(merchant.events for merchant in league.merchants):,} events"
     )
+    for federation in planned.values():
+        _forecast(federation.settings.plan, display)
     runs: dict[str, FederatedRun] = {}
     with MetricsLog(folder) as log:
         for name, federation in planned.items():
@@ -172,6 +176,15 @@ def _observer(
             stage.advance(_detail(state, curve, plan.epsilon_after(state.round) if plan.private else None))
 
     return observe
+
+
+def _forecast(plan: PrivacyPlan, display: Display) -> None:
+    """What a private run will cost, said before it begins."""
+    if plan.private:
+        display.say(
+            f"this run will cost ε = {up(plan.epsilon, 3)} at δ = {scientific(plan.delta)} over "
+            f"{plan.rounds} rounds (unit {plan.unit}, {plan.mode} noise)"
+        )
 
 
 def _detail(state: Checkpoint, curve: dict[int, float], epsilon: float | None) -> str:

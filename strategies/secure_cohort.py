@@ -3,7 +3,8 @@
 
 Each sum is one round of secure aggregation over the Grid: the question travels with ROUND_OPEN, the answers are
 masked vectors that hold updates, statistics, counts and weights; two short exchanges open their sum. A set-up
-comes first where there is no epoch, where new merchants are asked, and after a sum that failed.
+comes first where there is no epoch, where new merchants are asked, after a sum that failed, and every `PATIENCE`
+rounds while somebody who is asked missed the last one.
 
 Guarantees:
 - Nothing is released below the roster's n_min and threshold: `CohortFailed`.
@@ -30,7 +31,8 @@ from strategies.errors import BadUpdate, CohortFailed
 from strategies.question import SECAGG, Question, protocol_bytes
 
 PROTOCOL = f"{MessageType.QUERY}.{SECAGG}"
-NOT_READY = "it did not finish the set-up of this epoch"
+PATIENCE = 8  # rounds
+LEFT_OUT = "it was left out of the last attempt"
 
 
 class Numbers(Protocol):
@@ -56,6 +58,8 @@ class SecureCohort:
         self._session = PlatformSession(roster, hashlib.sha256(run.encode()).digest()[:16])
         self._nodes: dict[str, int] = {}
         self._tried: frozenset[int] = frozenset()
+        self._missed: dict[int, str] = {}
+        self._set_up_at = 0
 
     def sum(self, grid: Grid, messages: list[Message], expected: Expected, timeout_s: float) -> CohortSum:
         """Ask all, open the sum of their answers; a set-up that is due has the same time beside it.
@@ -78,15 +82,16 @@ class SecureCohort:
             raise CohortFailed(len(asked) - len(dropped), self._roster.min_survivors, dropped) from failed
         self.blames = opened.blames
         survivors = {self._nodes[name] for name in opened.survivors}
-        left_out = {node: reasons.get(node, NOT_READY) for node in asked - survivors}
+        left_out = {node: reasons.get(node) or self._missed.get(node, LEFT_OUT) for node in asked - survivors}
         return CohortSum(found.mean, found.statistics, found.weight, len(survivors), left_out)
 
     def _prepared(self, grid: Grid, asked: set[int], timeout_s: float, reasons: dict[int, str]) -> int:
         """The round's number, after a set-up where one is due."""
         number = self._numbers.next_round()
-        if self._session.needs_epoch(number) or not asked <= self._tried:
+        waited = bool(asked & self._missed.keys()) and number - self._set_up_at >= PATIENCE
+        if waited or self._session.needs_epoch(number) or not asked <= self._tried:
             self._set_up(grid, time.monotonic() + timeout_s, reasons)
-            number = self._numbers.next_round()
+            self._set_up_at = number = self._numbers.next_round()
         return number
 
     def _set_up(self, grid: Grid, deadline: float, reasons: dict[int, str]) -> None:
@@ -101,7 +106,11 @@ class SecureCohort:
         _ask(grid, for_announced, _share(deadline, 2), setup.receive_kem, reasons)
         deliveries = self._messages({self._nodes[name]: data for name, data in setup.deliveries().items()})
         _ask(grid, deliveries, _share(deadline, 1), setup.receive_ready, reasons)
-        setup.established()
+        ready = {self._nodes[name] for name in setup.established()}
+        self._missed = {
+            node: f"it missed the set-up of this epoch: {reasons.get(node, 'no answer')}"
+            for node in self._tried - ready
+        }
 
     def _round(
         self,

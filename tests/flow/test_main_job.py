@@ -50,6 +50,7 @@ def test_a_newcomer_sees_a_league_train_publish_verify_serve_and_report(finished
     assert found["example"]["recommended"]
     assert (folder / "report.html").read_text("utf-8").startswith("<!doctype html>")
     assert "serves release 1" in text
+    assert "this run will cost ε = " in text
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert {line["run"] for line in lines} == {"federated", "federated_private"}
     assert any((folder / "tensorboard").iterdir())
@@ -242,6 +243,7 @@ def test_a_league_without_novel_items_and_a_largest_merchant_without_shoppers_ru
     code, text = run_job(tmp_path / "out", *QUICK[:3], *sources)
     assert code == 0, text
     assert "serves release 1" in text
+    assert "this run will cost ε = " in text
     assert "[/red] [bold]Thing" in text
     assert results(tmp_path / "out")["example"]["merchant"] in ("b", "c")
 

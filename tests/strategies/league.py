@@ -43,14 +43,14 @@ class Counting:
 class Merchants:
     """The merchants' side: `answers` maps a name to its plain reply; seats are opened anew for every message."""
 
-    def __init__(self, folder, answers, *, policy=POLICY, exchange=None):
+    def __init__(self, folder, answers, *, policy=POLICY, exchange=None, sharing=None):
         self.answers = dict(answers)
         self.exchange = exchange or Exchange("train", shapes_of(answers), STATISTICS, max_weight=1 << 10)
         moments = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
         self.homes = {name: folder / f"{number:05d}" for number, name in enumerate(sorted(answers))}
         for name, home in self.homes.items():
             create_home(home, MerchantSettings(name, "events.parquet", *moments, 8), policy, bytes(32))
-        self.roster = decode_roster(write_rosters(self.homes, "test league", seed=0))
+        self.roster = decode_roster(write_rosters(self.homes, "test league", 0, sharing))
         self.trained = dict.fromkeys(self.homes, 0)
 
     def answer(self, name, request):

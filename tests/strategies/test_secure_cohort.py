@@ -13,6 +13,7 @@ from simulation.rosters import BOUND
 from strategies.build import AVERAGING, StrategyConfig, build
 from strategies.cohort import CohortGrid, Expected, PlainCohort
 from strategies.errors import CohortFailed, NeedsSingleUpdates
+from strategies.secure_cohort import PATIENCE
 from tests.strategies.league import (
     NAMES,
     STATISTICS,
@@ -165,6 +166,28 @@ def test_rounds_of_one_epoch_need_one_set_up(tmp_path):
     steps = [step for step, _, _ in wire.sent]
     assert steps.count(KEYS) == 2 * len(NAMES)
     assert steps.count(REPORT) == 3 * 2 * len(NAMES)
+
+
+def test_a_merchant_that_missed_the_set_up_is_left_out_with_the_reason_and_taken_in_again_soon(tmp_path):
+    away = {NAMES[1]}
+    wire = Wire(
+        Merchants(tmp_path, answers()), lambda step, name, reply: None if step == KEYS and name in away else reply
+    )
+    numbers = Counting()
+    cohort = cohort_of(wire.merchants, numbers=numbers)
+
+    def sum_of(round):
+        return cohort.sum(wire, question(wire, round=round), expected_of(wire.merchants), 5.0)
+
+    first = sum_of(1)
+    [reason] = first.dropped.values()
+    assert "no answer" in reason
+    away.clear()
+    later = [sum_of(round) for round in range(2, PATIENCE + 2)]
+    assert "missed the set-up of this epoch: no answer" in str(later[0].dropped)
+    assert [found.survivors for found in later[:-1]] == [len(NAMES) - 1] * (PATIENCE - 1)
+    assert later[-1].survivors == len(NAMES)
+    assert numbers.epoch == 2
 
 
 def test_a_restarted_platform_sets_up_anew_and_goes_on(tmp_path):
