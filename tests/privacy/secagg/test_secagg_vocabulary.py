@@ -19,7 +19,7 @@ def test_an_entry_carried_by_fewer_than_m_merchants_is_not_shared(bench) -> None
         made.vectors[name] = asked.vector(roster, {CARRIED: carried}, {}, 1, bytes(32))
     made.terms = asked.terms(roster, bytes(32))
     made.set_up()
-    opened = asked.opened(roster, made.round().vector)
+    opened = asked.opened(roster, made.round().vector, 5)
     counts = np.rint(opened.mean[CARRIED].astype(np.float64) * opened.weight).astype(np.int64)
     assert counts.tolist() == [5, 4, 3, 2, 1, 0, 0, 0, 0]
     assert np.flatnonzero(shared(counts, 5)).tolist() == [0, 1, 2]
