@@ -133,4 +133,5 @@ def _runtime(homes: str) -> "Runtime":
 app.train()(answer)
 app.query("popularity")(answer)
 app.query("gate")(answer)
+app.query("vocabulary")(answer)
 app.query("secagg")(answer)

@@ -38,6 +38,9 @@ secure_aggregation_required = true
 min_survivors = 3
 min_colluders = 1
 
+# Fewest merchants that must carry an item for you to train on it: what you sell alone, a sum would tell of you.
+min_carriers = 3
+
 # What may be trained.
 tasks = ["recommendation"]
 

@@ -34,7 +34,8 @@ class Request:
     """What the platform proposes to one merchant.
 
     Attributes:
-        kind: `train`, `popularity`, `gate`, or `secagg` for the steps of secure aggregation that hold no question.
+        kind: `train`, `popularity`, `gate`, `vocabulary`, or `secagg` for the steps of secure
+            aggregation that hold no question.
         run: the run's name; with `round` it is the unit of the ledger's reservations.
         round: the round, from 1; 0 before training.
         arrays: the shared model.

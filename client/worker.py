@@ -30,6 +30,7 @@ from client.popularity import HISTOGRAM, noisy_histogram
 from client.runtime import Runtime
 from client.secure import SecureSeat
 from client.trainer import Draws, TrainingConfig, train_in_shares, train_locally, train_privately
+from client.vocabulary import carried
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
@@ -43,6 +44,8 @@ from privacy.policy import RoundRequest
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import Vector
 from privacy.secagg.roster import Roster
+from privacy.secagg.vocabulary import CARRIED
+from privacy.secagg.vocabulary import QUESTION as VOCABULARY
 from privacy.secure_exchange import Exchange
 
 Act = Callable[[Draws], Reply]
@@ -73,8 +76,9 @@ class Worker:
             Refused: the merchant's policy, its budget, or the request itself forbids it; fit for the platform.
             Exception: anything else (data, ledger, disk) is the merchant's own affair and stays at home.
         """
-        if request.kind not in (*FAMILY, PROTOCOL):
-            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {', '.join(FAMILY)}")
+        if request.kind not in (*FAMILY, VOCABULARY, PROTOCOL):
+            known = ", ".join((*FAMILY, VOCABULARY))
+            raise Refused(f"request kind {request.kind!r} is unknown; this node takes {known}")
         if not 1 <= len(request.run) <= MAX_RUN_NAME:
             raise Refused(f"a run's name has 1 to {MAX_RUN_NAME} characters, found {len(request.run)}")
         try:
@@ -86,7 +90,7 @@ class Worker:
                 return self._masked(request, plan, act)
             return (
                 self._once(request, plan, act)
-                if plan.private
+                if _charged(request, plan)
                 else act(self._draws(request, self._inputs(request)))
             )
         except (PolicyRefusal, CalibrationError, AccountingError, ParameterMismatch, SecAggError) as refused:
@@ -132,13 +136,27 @@ class Worker:
         stated = _whole(request.settings, "cohort-size")
         cohort_size = self._seat.cohort_size(request.secagg) if secure else stated
         self._home.policy.check(plan, RoundRequest(task, cohort_size, secure_aggregation=secure))
+        self._check_vocabulary(request)
         return plan
+
+    def _check_vocabulary(self, request: Request) -> None:
+        """The run is over the vocabulary of this home, and enough merchants carry what it holds."""
+        own, named = self._runtime.vocabulary, str(request.settings.get(VOCABULARY, ""))
+        if named != own.digest:
+            raise Refused(
+                f"the run is over vocabulary {named[:16] or 'of no name'}, this merchant's runtime.json names "
+                f"{own.digest[:16]}; get the league's newest and start the node anew"
+            )
+        if request.kind != VOCABULARY:
+            self._home.policy.check_vocabulary(own.carriers)
 
     def _prepared(self, request: Request, plan: PrivacyPlan) -> Act:
         """Check all that was sent; what comes back is the part that touches the data."""
         runtime = self._runtime
         if request.kind == "popularity":
             return lambda draws: noisy_histogram(self.histories, runtime.vocabulary.size, plan, draws)
+        if request.kind == VOCABULARY:
+            return lambda draws: carried(self.histories, runtime.vocabulary.size)
         if request.kind == "gate":
             for model in models_of(request.arrays):
                 load_public(runtime.model, runtime.spec, model)
@@ -162,7 +180,8 @@ class Worker:
 
         def answer(roster: Roster) -> Vector:
             inputs = self._inputs(request)
-            reply = self._once(request, plan, act) if plan.private else self._kept(request, inputs, act)
+            charged = _charged(request, plan)
+            reply = self._once(request, plan, act) if charged else self._kept(request, inputs, act)
             if isinstance(exchange, NoisedExchange):
                 return exchange.vector(reply.words)
             dither = self._home.key("dither", inputs.hex())
@@ -180,7 +199,7 @@ class Worker:
     def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange | NoisedExchange:
         """What an answer to this request holds, by this merchant's own knowledge."""
         arrays = self._answered(request)
-        if plan.mode is Mode.DISTRIBUTED:
+        if plan.mode is Mode.DISTRIBUTED and request.kind != VOCABULARY:
             return NoisedExchange(plan, FAMILY[request.kind], arrays)
         trained_openly = request.kind == "train" and not plan.private
         statistics: dict[str, tuple[int, ...]] = {"loss": (), "users": ()} if trained_openly else {}
@@ -192,6 +211,8 @@ class Worker:
             return {HISTOGRAM: (self._runtime.vocabulary.size + 1,)}
         if request.kind == "gate":
             return {SUMS: (4,)}
+        if request.kind == VOCABULARY:
+            return {CARRIED: (self._runtime.vocabulary.size,)}
         return {name: request.arrays[name].shape for name in self._runtime.spec.shared}
 
     def _once(self, request: Request, plan: PrivacyPlan, act: Act) -> Reply:
@@ -238,6 +259,11 @@ class Worker:
         """All chance of one answer, fixed by the merchant's secret and everything that was asked."""
         context = (request.kind, request.run, str(request.round), inputs.hex())
         return Draws(self._home.key("sampling", *context), self._home.key("noise", *context))
+
+
+def _charged(request: Request, plan: PrivacyPlan) -> bool:
+    """Whether an answer spends privacy: what a merchant carries has no noise and is in no budget."""
+    return plan.private and request.kind in FAMILY
 
 
 def _digest(*arrays: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> bytes:

@@ -5,20 +5,21 @@ Item 0 is padding and everything unknown; items 1 … V are sorted by `item_id`,
 gives the same numbers everywhere. In each attribute code 0 is "unknown" and the values follow in alphabetical
 order. No attribute is known here by name: they are the catalogue's columns.
 
-Which items have enough buyers depends on users. Counted in the clear over a league it is treated as public
-knowledge; a deployment that can't do so takes a public catalogue instead (`min_buyers=0`).
+The whole catalogue is public; a league trains on the part of it that enough merchants carry (`shared`). Who
+carries what is each merchant's own knowledge, and no code here looks at events.
 
 Guarantees:
-- only events before the cut decide which items are in
+- every item of a shared vocabulary, and so every attribute value, is carried by enough merchants
 - the codes do not depend on the order of the catalogue's rows
-- a saved vocabulary loads equal
+- a saved vocabulary loads equal, and has the same digest
 """
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,11 +28,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from data.errors import PreparationError, ReadError
-from data.schema import ITEM_COLUMN, NAME_COLUMN, PURCHASES, UNKNOWN, attribute_columns, conform_catalogue
+from data.schema import ITEM_COLUMN, NAME_COLUMN, UNKNOWN, attribute_columns, conform_catalogue
 
 __all__ = ["Vocabulary", "build_vocabulary"]
 
 INDEX_COLUMN = "index"
+CARRIERS = "hansa.carriers"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +42,8 @@ class Vocabulary:
 
     `item_ids`, `names`: V strings, entry i-1 belongs to item i. `attribute_names`: A columns.
     `attribute_values`: per column its values, code c stands for value c, value 0 is "unknown".
-    `codes_VA`: int32 [V+1, A], row 0 is zeros.
+    `codes_VA`: int32 [V+1, A], row 0 is zeros. `carriers`: at least so many merchants carry each item; 0 where
+    nobody counted.
     """
 
     item_ids: tuple[str, ...]
@@ -48,6 +51,7 @@ class Vocabulary:
     attribute_names: tuple[str, ...]
     attribute_values: tuple[tuple[str, ...], ...]
     codes_VA: NDArray[np.int32]  # noqa: N815 - V, A name its axes
+    carriers: int = 0
 
     @property
     def size(self) -> int:
@@ -62,15 +66,33 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Vocabulary):
             return NotImplemented
-        same_words = (self.item_ids, self.names, self.attribute_names, self.attribute_values) == (
-            other.item_ids,
-            other.names,
-            other.attribute_names,
-            other.attribute_values,
-        )
-        return same_words and np.array_equal(self.codes_VA, other.codes_VA)
+        return self._words == other._words and np.array_equal(self.codes_VA, other.codes_VA)
 
     __hash__ = None  # type: ignore[assignment]  # holds an array
+
+    @property
+    def _words(self) -> tuple[object, ...]:
+        return self.item_ids, self.names, self.attribute_names, self.attribute_values, self.carriers
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it says, hex: the same at all who hold the same vocabulary."""
+        words = json.dumps(self._words).encode()
+        codes = np.asarray(self.codes_VA, "<i4").tobytes()
+        return hashlib.sha256(b"hansa.vocabulary/1" + len(words).to_bytes(8, "little") + words + codes).hexdigest()
+
+    def shared(self, kept: NDArray[np.bool_], carriers: int) -> "Vocabulary":
+        """The kept items, bool [V], coded anew: a value that none of them has is in it no more.
+
+        The caller counted that at least `carriers` merchants carry each. Raises PreparationError when no item is
+        left.
+        """
+        if not kept.any():
+            raise PreparationError(
+                f"No item of the catalogue is carried by at least {carriers} merchants. Lower data.min_merchants "
+                "or bring more events."
+            )
+        return replace(_coded(self.frame().drop(INDEX_COLUMN).filter(kept)), carriers=carriers)
 
     @cached_property
     def index_frame(self) -> pl.DataFrame:
@@ -95,7 +117,7 @@ class Vocabulary:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                self.frame().write_parquet(file)
+                self.frame().write_parquet(file, metadata={CARRIERS: str(self.carriers)})
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
@@ -108,7 +130,8 @@ class Vocabulary:
         """What `save` wrote; raises ReadError when the file is none or is no vocabulary."""
         try:
             frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
+            carriers = int(pl.read_parquet_metadata(path).get(CARRIERS, "0"))
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             remedy = "Save the vocabulary again or give the path of a saved one"
             raise ReadError(str(path), f"no readable Parquet file ({type(error).__name__})", remedy) from error
         expected = [INDEX_COLUMN, ITEM_COLUMN, NAME_COLUMN]
@@ -118,26 +141,14 @@ class Vocabulary:
         if not in_order:
             problem = f"expected the columns {expected} with index 1 … V first, found {frame.columns[:3]}"
             raise ReadError(str(path), problem, "Save the vocabulary again")
-        return _coded(frame.drop(INDEX_COLUMN), min_value_items=1)
+        return replace(_coded(frame.drop(INDEX_COLUMN)), carriers=carriers)
 
 
-def build_vocabulary(
-    catalogue: pl.DataFrame,
-    events: pl.DataFrame,
-    *,
-    until: datetime,
-    min_buyers: int = 25,
-    min_merchants: int = 1,
-    min_value_items: int = 1,
-    attributes: Sequence[str] | None = None,
-) -> Vocabulary:
-    """The items of `catalogue` that at least `min_buyers` users bought before `until`, coded.
+def build_vocabulary(catalogue: pl.DataFrame, *, attributes: Sequence[str] | None = None) -> Vocabulary:
+    """The whole catalogue, coded: the candidates of which a league shares a part.
 
-    A buyer is a `user_id`: who buys at two merchants counts once. `min_merchants` keeps only what that many
-    merchants sell (a sum that only one of them contributes to tells about it). Attribute values carried by
-    fewer than `min_value_items` items become "unknown". `attributes` picks columns of the catalogue, None
-    takes all. `min_buyers=0` takes the whole catalogue and looks at no event. Raises PreparationError when no
-    item is left or a column does not exist.
+    `attributes` picks columns of the catalogue, None takes all. Raises PreparationError when there is no item or a
+    column does not exist.
     """
     rows = conform_catalogue(catalogue)
     chosen = attribute_columns(rows) if attributes is None else tuple(attributes)
@@ -145,40 +156,21 @@ def build_vocabulary(
         raise PreparationError(
             f"The catalogue has no attribute {', '.join(missing)}; it has {', '.join(attribute_columns(rows))}."
         )
-    if min_buyers > 0:
-        bought = _bought(events, until, min_buyers, min_merchants)
-        rows = rows.join(bought, on=ITEM_COLUMN, how="semi")
     if rows.is_empty():
-        raise PreparationError(
-            f"No item of the catalogue has at least {min_buyers} buyers at {min_merchants} merchants before "
-            f"{until:%Y-%m-%d}. Lower data.min_buyers or bring more events."
-        )
-    return _coded(rows.select(ITEM_COLUMN, NAME_COLUMN, *chosen).sort(ITEM_COLUMN), min_value_items)
+        raise PreparationError("The catalogue has no item.")
+    return _coded(rows.select(ITEM_COLUMN, NAME_COLUMN, *chosen).sort(ITEM_COLUMN))
 
 
-def _bought(events: pl.DataFrame, until: datetime, min_buyers: int, min_merchants: int) -> pl.DataFrame:
-    merchants = pl.col("merchant_id").n_unique() if "merchant_id" in events.columns else pl.lit(1)
-    return (
-        events.lazy()
-        .filter((pl.col("timestamp") < until) & pl.col("event").is_in(PURCHASES))
-        .group_by(ITEM_COLUMN)
-        .agg(buyers=pl.col("user_id").n_unique(), merchants=merchants)
-        .filter((pl.col("buyers") >= min_buyers) & (pl.col("merchants") >= min_merchants))
-        .select(ITEM_COLUMN)
-        .collect()
-    )
-
-
-def _coded(rows: pl.DataFrame, min_value_items: int) -> Vocabulary:
+def _coded(rows: pl.DataFrame) -> Vocabulary:
     names = attribute_columns(rows)
     codes = np.zeros((rows.height + 1, len(names)), dtype=np.int32)
     values: list[tuple[str, ...]] = []
     for column, name in enumerate(names):
-        counts = rows.get_column(name).value_counts(name="items").filter(pl.col(name) != UNKNOWN)
-        known = counts.filter(pl.col("items") >= min_value_items).get_column(name).sort()
+        column_values = rows.get_column(name)
+        known = column_values.filter(column_values != UNKNOWN).unique().sort()
         values.append((UNKNOWN, *known))
         code = pl.int_range(1, known.len() + 1, dtype=pl.Int32, eager=True)
-        codes[1:, column] = rows.get_column(name).replace_strict(known, code, default=0, return_dtype=pl.Int32)
+        codes[1:, column] = column_values.replace_strict(known, code, default=0, return_dtype=pl.Int32)
     return Vocabulary(
         item_ids=tuple(rows.get_column(ITEM_COLUMN)),
         names=tuple(rows.get_column(NAME_COLUMN)),

@@ -4,6 +4,7 @@
 Guarantees:
 - a plan that could cost more than max_epsilon is refused before any training
 - a mode, task, cohort or channel that the policy does not name is refused
+- a vocabulary with items that fewer than min_carriers merchants carry is refused
 - a policy file with an unknown key or a value out of range is refused whole
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Self
 from privacy.accountant import epsilon
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.plan import Mode, PrivacyPlan, Unit
+from privacy.secagg.vocabulary import DEFAULT_CARRIERS
 
 __all__ = ["Policy", "RoundRequest"]
 
@@ -35,7 +37,8 @@ class Policy:
     """Limits of one merchant. max_epsilon is for the life of its ledger, at `delta`, for `units` only.
 
     min_survivors and min_colluders are what a roster of secure aggregation must at least promise: over how many
-    merchants a sum is opened, and how many of them may collude with the platform.
+    merchants a sum is opened, and how many of them may collude with the platform. min_carriers is how many
+    merchants must carry an item for this one to train on it.
     """
 
     max_epsilon: float = 8.0
@@ -43,6 +46,7 @@ class Policy:
     min_cohort: int = 3
     min_survivors: int = 3
     min_colluders: int = 1
+    min_carriers: int = DEFAULT_CARRIERS
     secure_aggregation_required: bool = True
     tasks: tuple[str, ...] = ("recommendation",)
     modes: tuple[str, ...] = (Mode.LOCAL.value, Mode.DISTRIBUTED.value)
@@ -73,6 +77,7 @@ class Policy:
                     ("min_cohort", self.min_cohort),
                     ("min_survivors", self.min_survivors),
                     ("min_colluders", self.min_colluders),
+                    ("min_carriers", self.min_carriers),
                 )
             ),
             (
@@ -118,6 +123,14 @@ class Policy:
                 )
         if reasons:
             raise PolicyRefusal("refused by this merchant's policy: " + "; ".join(reasons))
+
+    def check_vocabulary(self, carriers: int) -> None:
+        """Nothing when a vocabulary of what `carriers` merchants carry is allowed (0: nobody counted)."""
+        if carriers < self.min_carriers:
+            raise PolicyRefusal(
+                f"refused by this merchant's policy: the vocabulary holds items of {carriers} merchants, at least "
+                f"{self.min_carriers} must carry each"
+            )
 
     def _limits(self, plan: PrivacyPlan, request: RoundRequest) -> tuple[tuple[str, bool], ...]:
         return (

@@ -26,6 +26,7 @@ from privacy.secagg.errors import ValueRefused
 from privacy.secagg.masks import Vector
 from privacy.secagg.merchant import RoundTerms
 from privacy.secagg.roster import Roster
+from privacy.secagg.vocabulary import QUESTION as VOCABULARY
 
 UPDATE = "train"  # the purpose whose arrays take four bytes a number
 WIDE_GRID = 2.0**24
@@ -109,8 +110,11 @@ class Exchange:
 def request_digest(kind: str, settings: Scalars, arrays: Arrays) -> bytes:
     """SHA-256 of all that was asked: each end computes it over what it sent or received itself, 32 bytes.
 
-    Merchants that were asked different things have different digests: their masks do not cancel.
+    Merchants that were asked different things have different digests: their masks do not cancel. The question
+    about the vocabulary is its candidates alone, whatever the run: it is opened over one list of survivors [T3].
     """
+    if kind == VOCABULARY:
+        settings, arrays = {VOCABULARY: settings[VOCABULARY]}, {}
     head = json.dumps([kind, {**settings}], sort_keys=True).encode()
     parts = [tags.REQUEST, wire.u32(len(head)), head]
     for name in sorted(arrays):

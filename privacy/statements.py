@@ -40,6 +40,7 @@ _NEVER: Final = (
     "What is true of users in general: the model may teach that buyers of bread buy butter, of users in the data "
     "or not.",
     "The researcher's evaluation figures in report.html and results.json (simulation only): they are exact.",
+    "Which items a merchant sells: the vocabulary's count of merchants is exact, one user's purchase may tip it.",
     "Choices made by looking at the data outside this plan, such as hyper-parameters tuned on real users.",
 )
 _BY_UNIT: Final = {

@@ -35,6 +35,7 @@ class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: dict[str, object]
     popularity: str
     aggregation: str
+    vocabulary: str
 
     def settings(self) -> RunSettings:
         """The run's settings; raises `privacy.errors.PrivacyError` for a plan that does not add up."""
@@ -47,6 +48,7 @@ class RunFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             training=self.training,
             popularity=self.popularity,
             aggregation=self.aggregation,
+            vocabulary=self.vocabulary,
         )
 
 

@@ -41,6 +41,7 @@ class RunSettings:
         training: settings of the merchants' training, as plain data.
         popularity: name of the fixed array that holds the league's log-popularity, "" for tasks without one.
         aggregation: `plain` or `secure`; merchants hold it against their policy.
+        vocabulary: digest of the vocabulary that the run is over; merchants hold it against their own.
     """
 
     run: str
@@ -51,6 +52,7 @@ class RunSettings:
     training: Mapping[str, Any]
     popularity: str
     aggregation: str
+    vocabulary: str
 
     def proposal(self) -> dict[str, str | int]:
         """What every message of the run carries; the size of the cohort joins it when it is asked."""
@@ -60,6 +62,7 @@ class RunSettings:
             "plan": json.dumps(self.plan.to_dict(), sort_keys=True),
             "training": json.dumps(dict(self.training), sort_keys=True),
             "aggregation": self.aggregation,
+            "vocabulary": self.vocabulary,
             **secure,
         }
 

@@ -24,7 +24,6 @@ class DataConfig:
     events: str = ""
     catalogue: str = ""
     min_users: int = MISSING
-    min_buyers: int = MISSING
     min_merchants: int = MISSING
     valid_weeks: int = MISSING
     test_weeks: int = MISSING

@@ -32,6 +32,7 @@ class Federation:
         folder: `homes/`, `checkpoints/`, `run.json`, `start.safetensors` of this run.
         options: of the task.
         min_survivors: of the cohort.
+        carriers: merchants that must carry an item of the vocabulary.
         seed: of model, homes and draws.
     """
 
@@ -42,6 +43,7 @@ class Federation:
     device: str
     settings: RunSettings
     min_survivors: float
+    carriers: int
     seed: int
 
     @property
@@ -73,21 +75,21 @@ class FederatedRun:
 
 def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:
     """Write homes and the starting model, unless they stand already; returns the starting model."""
-    spec = federation.nodes
     if not (federation.folder / "run.json").exists():
-        runtime = RuntimeSettings(
-            federation.task,
-            federation.options,
-            str(vocabulary_file(federation.league).resolve()),
-            federation.device,
-            durable=False,
-        )
-        create_homes(spec, league, runtime, federation.seed, _policy(federation))
-        if federation.secure:
-            _write_rosters(federation, league)
+        open_homes(federation, league, vocabulary_file(federation.league))
         write_checkpoint(federation.folder / "start.safetensors", starting_model(federation))
         write_run(federation.folder, _run_file(federation))
     return starting_model(federation)
+
+
+def open_homes(federation: Federation, league: PreparedLeague, vocabulary: Path) -> None:
+    """Write the merchants' homes over a vocabulary, and their roster where the run is secure."""
+    runtime = RuntimeSettings(
+        federation.task, federation.options, str(vocabulary.resolve()), federation.device, durable=False
+    )
+    create_homes(federation.nodes, league, runtime, federation.seed, _policy(federation))
+    if federation.secure:
+        _write_rosters(federation, league)
 
 
 def federate(
@@ -130,7 +132,7 @@ def _policy(federation: Federation) -> str:
     limit = f"max_epsilon = {plan.epsilon!r}\ndelta = {plan.delta!r}\n" if plan.private else ""
     return (
         f'{limit}modes = ["{plan.mode}"]\nunits = ["{plan.unit}"]\ntasks = ["{federation.task}"]\n'
-        f"min_cohort = {federation.settings.rounds.min_merchants}\n"
+        f"min_cohort = {federation.settings.rounds.min_merchants}\nmin_carriers = {federation.carriers}\n"
         f"secure_aggregation_required = {str(federation.secure).lower()}\n"
     )
 
@@ -147,4 +149,5 @@ def _run_file(federation: Federation) -> RunFile:
         training=dict(settings.training),
         popularity=settings.popularity,
         aggregation=settings.aggregation,
+        vocabulary=settings.vocabulary,
     )

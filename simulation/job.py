@@ -41,6 +41,7 @@ from simulation.shop_front import ServingFailed
 from simulation.summary import summary
 from simulation.tables import print_tables
 from simulation.verdicts import verdicts
+from simulation.vocabulary import agreed
 from strategies.errors import StrategyError
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -83,6 +84,8 @@ def _run(config: Config, display: Display) -> None:
     with timings.of("prepare"):
         league = _league(config, folder)
         check_league(config, league)
+    with timings.of("vocabulary"):
+        league = agreed(config, folder, league)
         planned = federations(config, folder, league)
     display.say(
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "

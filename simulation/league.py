@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a league for a run: one folder with the public vocabulary and one events file per merchant.
+"""Prepares a league for a run: one folder with the public catalogue and one events file per merchant.
 
     league/league.json          name, split, merchants, counts
-    league/vocabulary.parquet   items and public attributes: all that merchants share beforehand
+    league/catalogue.parquet    all items and their public attributes: what merchants share beforehand
+    league/vocabulary.parquet   those that enough merchants carry, once the league has counted them
     league/events/00012.parquet a merchant's events; names of merchants never become file names
 
 After this, everything reads a merchant's own file alone, as a node does, so memory does not grow with the league.
@@ -37,6 +38,7 @@ class PreparedLeague:
     """What `prepare` wrote.
 
     Attributes:
+        items: of the shared vocabulary; 0 before the league has counted.
         skipped: merchants of the source that were too small.
         most_merchants: at how many merchants the user who shops at most of them shops.
         licence: terms of the data, for the model card.
@@ -68,15 +70,8 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
     """
     league = _load(config)
     split = last_weeks(league.events, valid_weeks=config.valid_weeks, test_weeks=config.test_weeks)
-    vocabulary = build_vocabulary(
-        league.catalogue,
-        league.events,
-        until=split.train_end,
-        min_buyers=config.min_buyers,
-        min_merchants=config.min_merchants,
-    )
     (path / "events").mkdir(parents=True, exist_ok=True)
-    vocabulary.save(vocabulary_file(path))
+    build_vocabulary(league.catalogue).save(catalogue_file(path))
     merchants = tuple(_write(league, name, number, path) for number, name in enumerate(league.merchants))
     prepared = PreparedLeague(
         format=FORMAT,
@@ -85,14 +80,19 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
         split=split,
         max_events=config.max_events,
         merchants=merchants,
-        items=vocabulary.size,
+        items=0,
         skipped=len(league.skipped),
         most_merchants=max(league.users_by_merchant_count()),
     )
-    temporary = path / "league.json.tmp"
-    temporary.write_bytes(msgspec.json.encode(prepared))
-    temporary.replace(path / "league.json")
+    write_league(prepared, path)
     return prepared
+
+
+def write_league(league: PreparedLeague, path: Path) -> None:
+    """Write `league.json`; it appears whole or not at all."""
+    temporary = path / "league.json.tmp"
+    temporary.write_bytes(msgspec.json.encode(league))
+    temporary.replace(path / "league.json")
 
 
 def open_league(path: Path) -> PreparedLeague:
@@ -100,8 +100,13 @@ def open_league(path: Path) -> PreparedLeague:
     return msgspec.json.decode((path / "league.json").read_bytes(), type=PreparedLeague)
 
 
+def catalogue_file(path: Path) -> Path:
+    """Where all items of the league lie, those that few merchants carry too."""
+    return path / "catalogue.parquet"
+
+
 def vocabulary_file(path: Path) -> Path:
-    """Where the league's vocabulary lies."""
+    """Where the league's shared vocabulary lies."""
     return path / "vocabulary.parquet"
 
 

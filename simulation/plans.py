@@ -26,13 +26,14 @@ from server.rounds import RoundsConfig
 from server.run import RunSettings
 from simulation.config import Config
 from simulation.federation import Federation
-from simulation.league import PreparedLeague, vocabulary_file
+from simulation.league import PreparedLeague, catalogue_file, vocabulary_file
 from simulation.outputs import config_hash
 from strategies.build import StrategyConfig, build
 from strategies.errors import StrategyError
 
 FEWEST_MASKED = 3
 ORDINARY, PRIVATE = "federated", "federated_private"
+COUNT = "vocabulary"
 RECIPE = "recipe"
 ONE_ITEM = np.zeros((2, 1), np.int32)
 """The smallest catalogue: enough to judge a model's settings."""
@@ -68,6 +69,11 @@ def check_league(config: Config, league: PreparedLeague) -> None:
             f"cohort.min_merchants={least}, the league has {found}: bring more merchants, or lower "
             "cohort.min_merchants or data.min_users"
         )
+    if found < config.data.min_merchants:
+        raise SettingsError(
+            f"data.min_merchants={config.data.min_merchants}, the league has {found}: no item can be carried "
+            "by more; lower data.min_merchants, or bring more merchants"
+        )
     if config.privacy.mode != Mode.NONE and config.privacy.unit == Unit.USER_K:
         most, allowed = league.most_merchants, config.privacy.merchants_per_user
         if most > allowed:
@@ -83,12 +89,22 @@ def federations(config: Config, folder: Path, league: PreparedLeague) -> dict[st
 
     The run beside a private one is the researcher's reference: it adds in clear and is never published.
     """
-    found = plans(config, _size(config, folder, league))
+    vocabulary = Vocabulary.load(vocabulary_file(folder / "league"))
+    found = plans(config, _size(config, league, vocabulary))
     asked = next(iter(found))
     return {
-        name: _federation(config, folder, name, plan, config.cohort.aggregation if name == asked else PLAIN)
+        name: _federation(
+            config, folder, name, plan, config.cohort.aggregation if name == asked else PLAIN, vocabulary.digest
+        )
         for name, plan in found.items()
     }
+
+
+def counting(config: Config, folder: Path, league: PreparedLeague) -> Federation:
+    """The run in which the league counts what is carried by how many: the asked one, over the whole catalogue."""
+    candidates = Vocabulary.load(catalogue_file(folder / "league"))
+    plan = next(iter(plans(config, _size(config, league, candidates)).values()))
+    return _federation(config, folder, COUNT, plan, config.cohort.aggregation, candidates.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +118,7 @@ class Size:
 STAND_IN = Size(FEWEST_MASKED, 4)
 
 
-def _size(config: Config, folder: Path, league: PreparedLeague) -> Size:
-    vocabulary = Vocabulary.load(vocabulary_file(folder / "league"))
+def _size(config: Config, league: PreparedLeague, vocabulary: Vocabulary) -> Size:
     task = build_task(config.model.task, options(config, Mode(config.privacy.mode)), vocabulary.codes_VA)
     model = task.build(config.seed)
     weights = sum(array.size for array in arrays_of(model, task.spec(model).shared).values())
@@ -126,7 +141,6 @@ def _check_ranges(config: Config) -> None:
     data, cohort = config.data, config.cohort
     at_least_one = {
         "data.min_users": data.min_users,
-        "data.min_buyers": data.min_buyers,
         "data.min_merchants": data.min_merchants,
         "data.valid_weeks": data.valid_weeks,
         "data.test_weeks": data.test_weeks,
@@ -259,7 +273,9 @@ def _laid_over(config: Config, mode: Mode, part: str) -> dict[str, Any]:
     return dict(config.model.under_noise.get(mode, {}).get(part, {}))
 
 
-def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggregation: str) -> Federation:
+def _federation(
+    config: Config, folder: Path, name: str, plan: PrivacyPlan, aggregation: str, vocabulary: str
+) -> Federation:
     rounds = RoundsConfig(
         rounds=plan.rounds,
         seed=config.seed,
@@ -276,6 +292,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggr
         training=training(config, plan.mode),
         popularity=config.model.popularity,
         aggregation=aggregation,
+        vocabulary=vocabulary,
     )
     return Federation(
         folder=folder / "runs" / name,
@@ -285,6 +302,7 @@ def _federation(config: Config, folder: Path, name: str, plan: PrivacyPlan, aggr
         device=config.device,
         settings=settings,
         min_survivors=config.cohort.min_survivors,
+        carriers=config.data.min_merchants,
         seed=config.seed,
     )
 

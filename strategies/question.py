@@ -83,7 +83,7 @@ def protocol_bytes(reply: Message) -> bytes:
 
 def _exchange(kind: str, settings: Scalars, expected: Expected) -> Summed:
     plan = json.loads(str(settings.get("plan", "{}")))
-    if plan.get("mode") != Mode.DISTRIBUTED:
+    if plan.get("mode") != Mode.DISTRIBUTED or kind not in FAMILY:
         max_weight = int(settings.get(MAX_WEIGHT, 1))
         return Exchange(kind, expected.arrays, expected.statistics, max_weight)
     drawn = plan["sampling_rate"] * json.loads(str(settings["training"]))["expected_users"]

@@ -1,55 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a sum still tells: an item that one merchant carries is disclosed by its row.
 
-So the shared vocabulary holds only what at least m merchants carry, counted in a secure round of its own: each
-merchant's vector is 1 where it carries an entry, and only the counts are opened. The platform learns how many
-merchants carry an entry, never which.
+So the league trains on what at least m merchants carry, counted in a round of its own: each merchant answers 1 for
+a candidate that it carries and 0 otherwise, and the platform opens the counts alone: how many carry it, never who.
 
 Guarantees:
 - an entry carried by fewer than m merchants is not shared
-- a merchant's vector holds zeros and ones and nothing else
+- counts that no sum of zeros and ones can give are refused
 
-Assumes that every merchant holds the same list of candidates (the public catalogue), in the same order.
+Assumes that all merchants hold the same candidates in the same order: their digest is the question
+(docs/secure-aggregation.md, §16).
 """
 
-from collections.abc import Collection, Sequence
-
 import numpy as np
+import numpy.typing as npt
 
-from privacy.secagg import tags, wire
 from privacy.secagg.errors import ValueRefused
-from privacy.secagg.masks import Vector
 
+QUESTION, CARRIED = "vocabulary", "carried"
 DEFAULT_CARRIERS = 3
 
 
-def presence(candidates: Sequence[str], carried: Collection[str]) -> Vector:
-    """This merchant's vector: body [len(candidates)] of 0 and 1, no tail."""
-    mine = frozenset(carried)
-    return Vector(np.fromiter((name in mine for name in candidates), "<u4", len(candidates)), np.zeros(0, "<u8"))
-
-
-def presence_digest(candidates: Sequence[str]) -> bytes:
-    """The plan's digest for the counting round: the same for all that hold the same candidates, 32 bytes."""
-    parts = [tags.PLAN, b"presence", wire.u32(len(candidates))]
-    for name in candidates:
-        raw = name.encode()
-        parts += [wire.u32(len(raw)), raw]
-    return tags.digest(*parts)
-
-
 def shared(
-    candidates: Sequence[str], counts: Vector, survivors: int, carriers: int = DEFAULT_CARRIERS
-) -> tuple[str, ...]:
-    """The candidates that at least `carriers` merchants carry, in the given order.
+    counts: npt.NDArray[np.int64], survivors: int, carriers: int = DEFAULT_CARRIERS
+) -> npt.NDArray[np.bool_]:
+    """Which of V candidates at least `carriers` merchants carry, bool [V].
 
-    `counts` is the opened sum over `survivors` merchants. Raises ValueRefused when it cannot be such a count, or
-    when `carriers` is below 2 or above the survivors.
+    `counts` int64 [V] is the opened sum over `survivors` merchants. Raises ValueRefused when it cannot be such a
+    count, or when `carriers` is not within 1 … survivors.
     """
-    if not 2 <= carriers <= survivors:
-        raise ValueRefused(f"expected 2 to {survivors} carriers, found {carriers}")
-    if counts.body.size != len(candidates):
-        raise ValueRefused(f"expected {len(candidates)} counts, found {counts.body.size}")
-    if counts.body.size and int(counts.body.max()) > survivors:
-        raise ValueRefused(f"a count above {survivors}: a merchant sent more than zeros and ones")
-    return tuple(name for name, count in zip(candidates, counts.body, strict=True) if count >= carriers)
+    if not 1 <= carriers <= survivors:
+        raise ValueRefused(
+            f"expected 1 to {survivors} carriers, found {carriers}: no item can be carried by more merchants than "
+            "answered"
+        )
+    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= survivors:
+        raise ValueRefused(f"a count outside 0 … {survivors}: a merchant sent more than zeros and ones")
+    return counts >= carriers

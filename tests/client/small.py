@@ -14,7 +14,7 @@ from client.runtime import Runtime, RuntimeSettings, open_runtime, read_runtime,
 from client.wire import Request
 from client.worker import Worker
 from data import files
-from data.catalogue import build_vocabulary
+from data.catalogue import Vocabulary, build_vocabulary
 from models.parameters import public_arrays
 from privacy.plan import Mode, PrivacyPlan, Unit
 
@@ -79,8 +79,7 @@ def build(folder: Path) -> Small:
     events(seed=1).write_csv(folder / "events.csv")
     catalogue().write_csv(folder / "catalogue.csv")
     league = files.load(str(folder / "events.csv"), str(folder / "catalogue.csv"), now=GATE_UNTIL)
-    vocabulary = build_vocabulary(league.catalogue, league.events, until=TRAIN_UNTIL, min_buyers=0)
-    vocabulary.save(folder / "vocabulary.parquet")
+    vocabulary().save(folder / "vocabulary.parquet")
     small = Small(folder)
     small.events.parent.mkdir()
     league.merchant_events("north").drop("merchant_id").write_parquet(small.events)
@@ -104,6 +103,11 @@ def events(seed: int) -> pl.DataFrame:
                 for item in {int(rng.choice(taste)), int(rng.integers(0, ITEMS))}:
                     rows.append((merchant, name, f"item-{item:02d}", moment.isoformat(), "purchase"))
     return pl.DataFrame(rows, ["merchant_id", "user_id", "item_id", "timestamp", "event"], orient="row")
+
+
+def vocabulary() -> Vocabulary:
+    """All items, as if three merchants carried each."""
+    return build_vocabulary(catalogue()).shared(np.ones(ITEMS, np.bool_), carriers=3)
 
 
 def catalogue() -> pl.DataFrame:
@@ -138,5 +142,6 @@ def request(
         "training": json.dumps(TRAINING),
         "cohort-size": 3,
         "aggregation": "plain",
+        "vocabulary": runtime.vocabulary.digest,
     }
     return Request(kind, "run-1", round if kind == "train" else 0, arrays, settings | changes)

@@ -71,6 +71,8 @@ class League:
             return Exchange(kind, {"buyers": (runtime.vocabulary.size + 1,)}, {})
         if kind == "gate":
             return Exchange(kind, {"sums": (4,)}, {})
+        if kind == "vocabulary":
+            return Exchange(kind, {"carried": (runtime.vocabulary.size,)}, {})
         shapes = {name: asked.arrays[name].shape for name in runtime.spec.shared}
         private = "none" not in str(asked.settings["plan"])
         statistics = {} if private else {"loss": (), "users": ()}

@@ -3,14 +3,24 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
+from data.catalogue import Vocabulary, build_vocabulary
 from data.complete_journey import load
 from data.league import League, build_league
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 START = datetime(2024, 1, 1, 12, tzinfo=UTC)
+
+
+def shared(league: League, until: datetime, carriers: int) -> Vocabulary:
+    """What at least so many merchants of the league sold before `until`, counted in one place."""
+    candidates = build_vocabulary(league.catalogue)
+    sold = league.events.filter(pl.col("timestamp") < until).group_by("item_id")
+    known = sold.agg(pl.col("merchant_id").n_unique()).filter(pl.col("merchant_id") >= carriers)
+    return candidates.shared(np.isin(candidates.item_ids, known["item_id"].to_list()), carriers)
 
 
 @pytest.fixture

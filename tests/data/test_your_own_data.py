@@ -16,6 +16,7 @@ from data.league import SkippedMerchant
 from data.samples import evaluation_set, histories
 from data.schema import EVENT_COLUMNS, EVENT_TYPES
 from data.split import last_weeks
+from tests.data.conftest import shared
 from tests.data.test_contract import WRONG, WRONG_CATALOGUE, findings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text(encoding="utf-8")
@@ -39,22 +40,22 @@ def test_the_ten_rows_go_from_file_to_histories(tmp_path: Path) -> None:
     assert league.users_by_merchant_count() == {1: 2, 2: 1}
 
     split = last_weeks(league.events, valid_weeks=4, test_weeks=4)
-    vocabulary = build_vocabulary(league.catalogue, league.events, until=split.train_end, min_buyers=1)
-    assert vocabulary.item_ids == ("mug-07", "pot-03", "tea-01")
+    vocabulary = build_vocabulary(league.catalogue)
+    assert vocabulary.item_ids == ("mug-07", "pot-03", "tea-01", "tea-02")
     assert vocabulary.attribute_names == ("kind", "maker", "colour")
     assert vocabulary.attribute_values[2] == ("unknown", "black", "blue")
+    assert shared(league, split.train_end, carriers=2).item_ids == ("mug-07", "tea-01")
 
     users = histories(league.merchant_events("north"), vocabulary, until=split.train_end, max_events=10)
     assert users.user_ids == ("u1", "u2")
     assert users.items.tolist() == [1, 3, 3]
     assert users.quantities.tolist() == [2.0, 1.0, 1.0]
 
-    whole = build_vocabulary(league.catalogue, league.events, until=split.test_end, min_buyers=0)
     found = evaluation_set(
-        league.merchant_events("north"), whole, cut=split.valid_end, end=split.test_end, max_events=10
+        league.merchant_events("north"), vocabulary, cut=split.valid_end, end=split.test_end, max_events=10
     )
     assert found.histories.user_ids == ("u1", "u2")
-    assert [whole.item_ids[item - 1] for item in found.targets_novel.items] == ["tea-02", "tea-02"]
+    assert [vocabulary.item_ids[item - 1] for item in found.targets_novel.items] == ["tea-02", "tea-02"]
     assert split.test_end - split.valid_end == timedelta(weeks=4)
 
 

@@ -240,7 +240,7 @@ def test_a_league_without_novel_items_and_a_largest_merchant_without_shoppers_ru
     items = pl.DataFrame({"item_id": [f"item-{i} " for i in range(5)], "name": names, "shelf": [" s"] * 5})
     items.write_csv(tmp_path / "catalogue.csv")
     sources = (f"data.events='{tmp_path / 'events.csv'}'", f"data.catalogue='{tmp_path / 'catalogue.csv'}'")
-    code, text = run_job(tmp_path / "out", *QUICK[:3], *sources)
+    code, text = run_job(tmp_path / "out", *QUICK[:3], *sources, "data.min_merchants=2")
     assert code == 0, text
     assert "serves release 1" in text
     assert "this run will cost ε = " in text

@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import answer
 from client.runtime import open_runtime, read_runtime
 from privacy.ledger import Ledger
-from tests.client.small import CANARY, PLAN, SECRET, TRAINING, Small, build, request
+from tests.client.small import CANARY, PLAN, SECRET, TRAINING, Small, build, request, vocabulary
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +69,7 @@ def train_message(model, number=1, **settings):
         "training": json.dumps(TRAINING),
         "cohort-size": 3,
         "aggregation": "plain",
+        "vocabulary": vocabulary().digest,
         **settings,
     }
     shared = {name: array for name, array in model.items() if "popularity" not in name}

@@ -22,6 +22,7 @@ from simulation.league import prepare
 from simulation.nodes import nodes
 from simulation.plans import ORDINARY, PRIVATE, federations
 from simulation.pool import executor
+from simulation.vocabulary import agreed
 from tests.flow.conftest import ROOT, SMALL
 
 QUICK = (
@@ -36,7 +37,7 @@ def tiny(own_files, folder: Path, *settings: str):
     files = f"data.events='{own_files / 'events.csv'}'", f"data.catalogue='{own_files / 'catalogue.csv'}'"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = OmegaConf.to_object(compose("config", [*SMALL, *files, *settings]))
-    return folder, config, prepare(config.data, folder / "league")
+    return folder, config, agreed(config, folder, prepare(config.data, folder / "league"))
 
 
 @pytest.fixture(scope="module")

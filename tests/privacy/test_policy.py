@@ -39,6 +39,7 @@ def test_a_unit_that_the_policy_does_not_name_is_refused():
         ("delta = 0.5", "delta"),
         ("min_cohort = 0", "min_cohort"),
         ("min_cohort = 2.5", "min_cohort"),
+        ("min_carriers = 0", "min_carriers"),
         ("secure_aggregation_required = 1", "secure_aggregation_required"),
         ("tasks = []", "tasks"),
         ('modes = ["locall"]', "modes"),
@@ -96,3 +97,11 @@ def test_mode_none_must_be_allowed_by_name():
     with pytest.raises(PolicyRefusal, match="mode 'none'"):
         Policy().check(none, ASKED)
     Policy(modes=("none",)).check(none, ASKED)
+
+
+def test_a_vocabulary_with_items_that_fewer_than_min_carriers_merchants_carry_is_refused():
+    Policy().check_vocabulary(3)
+    Policy(min_carriers=1).check_vocabulary(1)
+    for policy, carriers in ((Policy(), 2), (Policy(), 0), (Policy(min_carriers=5), 4)):
+        with pytest.raises(PolicyRefusal, match=f"items of {carriers} merchants"):
+            policy.check_vocabulary(carriers)

@@ -19,6 +19,7 @@ RUN = RunFile(
     training={},
     popularity="",
     aggregation="plain",
+    vocabulary="0" * 64,
 )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny prepared league with homes, and requests to its merchants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.runtime import Runtime, RuntimeSettings, open_runtime, read_runtime
@@ -10,7 +10,7 @@ from models.parameters import public_arrays
 from simulation.config import DataConfig
 from simulation.league import PreparedLeague, prepare, vocabulary_file
 from simulation.nodes import RUNTIME, NodesSpec, create_homes
-from tests.client.small import OPTIONS, POLICY, catalogue, events
+from tests.client.small import ITEMS, OPTIONS, POLICY, catalogue, events, vocabulary
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ def make(folder: Path) -> Made:
     data = DataConfig(
         *("files", str(folder / "events.csv"), str(folder / "catalogue.csv")),
         min_users=2,
-        min_buyers=1,
-        min_merchants=1,
+        min_merchants=3,
         valid_weeks=3,
         test_weeks=3,
         max_events=16,
     )
-    league = prepare(data, folder / "league")
+    league = replace(prepare(data, folder / "league"), items=ITEMS)
+    vocabulary().save(vocabulary_file(folder / "league"))
     spec = NodesSpec(folder / "league", folder / "homes")
-    vocabulary = str(vocabulary_file(spec.league).resolve())
-    runtime = RuntimeSettings("recommendation", OPTIONS, vocabulary, "cpu", durable=False)
+    path = str(vocabulary_file(spec.league).resolve())
+    runtime = RuntimeSettings("recommendation", OPTIONS, path, "cpu", durable=False)
     create_homes(spec, league, runtime, seed=0, policy=POLICY)
     return Made(spec, league)

@@ -15,6 +15,7 @@ SPLIT = TimeSplit(*(datetime(2025, month, 1, tzinfo=UTC) for month in (3, 4, 5))
 LEAGUE = PreparedLeague(
     FORMAT, "small", "own", SPLIT, 9, (Merchant("a", 3, 9, "0"), Merchant("b", 3, 9, "1")), 5, 0, 2
 )
+TWO = "data.min_merchants=2"
 
 
 @pytest.mark.parametrize(
@@ -80,9 +81,14 @@ def test_a_gate_without_budget_is_fine_where_nothing_is_compared():
 
 
 def test_a_league_smaller_than_the_cohort_is_refused_before_anybody_waits():
-    check_league(composed("experiment=open", "cohort.min_merchants=2"), LEAGUE)
+    check_league(composed("experiment=open", "cohort.min_merchants=2", TWO), LEAGUE)
     with pytest.raises(SettingsError, match=r"cohort.min_merchants=3, the league has 2: bring more merchants"):
-        check_league(composed("experiment=open", "cohort.min_merchants=3"), LEAGUE)
+        check_league(composed("experiment=open", "cohort.min_merchants=3", TWO), LEAGUE)
+
+
+def test_a_league_of_fewer_merchants_than_must_carry_an_item_is_refused():
+    with pytest.raises(SettingsError, match=r"data.min_merchants=3, the league has 2: .*lower data.min_merchants"):
+        check_league(composed("experiment=open", "data.min_merchants=3"), LEAGUE)
 
 
 def test_a_league_too_small_for_masks_is_told_how_to_go_on_without():
@@ -92,9 +98,9 @@ def test_a_league_too_small_for_masks_is_told_how_to_go_on_without():
 
 def test_user_k_is_refused_where_a_user_shops_at_more_than_k_merchants():
     config = composed(
-        "privacy=local", "cohort.aggregation=plain", "privacy.unit=user_k", "privacy.merchants_per_user=2"
+        "privacy=local", "cohort.aggregation=plain", "privacy.unit=user_k", "privacy.merchants_per_user=2", TWO
     )
     check_league(config, LEAGUE)
     with pytest.raises(SettingsError, match=r"shops at 5 merchants.*privacy.merchants_per_user=5"):
         check_league(config, replace(LEAGUE, most_merchants=5))
-    check_league(composed("experiment=open"), replace(LEAGUE, most_merchants=5))
+    check_league(composed("experiment=open", TWO), replace(LEAGUE, most_merchants=5))
