@@ -215,7 +215,7 @@ def test_one_user_changes_a_private_histogram_by_at_most_the_clipping_norm_befor
 def test_a_private_histogram_is_clipped_and_an_open_one_exact(own, monkeypatch):
     exact = noisy_histogram(own, ITEMS, OPEN_PLAN, DRAWS).arrays[HISTOGRAM]
     np.testing.assert_array_equal(exact, popularity_counts(own, ITEMS))
-    monkeypatch.setattr("client.popularity.add_noise_to_array", lambda values, deviation, stream: values)
+    monkeypatch.setattr("client.protection.add_noise_to_array", lambda values, deviation, stream: values)
     clipped = noisy_histogram(own, ITEMS, PLAN, DRAWS).arrays[HISTOGRAM]
     np.testing.assert_array_equal(clipped, popularity_counts(own, ITEMS, clipping_norm=1.0))
     assert clipped.sum() < exact.sum()
@@ -229,7 +229,7 @@ def test_no_row_of_the_gate_is_longer_than_the_clipping_norm(n_users, clipping_n
 
 
 def silent_gate(small, runtime, monkeypatch, arrays, histories=None):
-    monkeypatch.setattr("client.gate.add_noise_to_array", lambda values, deviation, stream: values)
+    monkeypatch.setattr("client.protection.add_noise_to_array", lambda values, deviation, stream: values)
     worker = small.worker(runtime)
     own = worker.histories if histories is None else histories
     return gate_sums(runtime, own, worker.validation, arrays, PLAN, DRAWS).arrays["sums"]
