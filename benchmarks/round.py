@@ -29,7 +29,8 @@ from simulation.flower_runtime import QUIET
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
 from strategies.build import StrategyConfig
-from strategies.cohort import CohortGrid, PlainCohort
+from strategies.cohort_grid import CohortGrid
+from strategies.plain_cohort import PlainCohort
 
 MERCHANTS, PARAMETERS = 50, 10_000
 PYPROJECT = """

@@ -12,7 +12,8 @@ from privacy.plan import PrivacyPlan
 from privacy.secagg.roster import decode_roster
 from server.errors import ServerError
 from server.numbers import RisingNumbers
-from strategies.cohort import Cohort, PlainCohort
+from strategies.cohort import Cohort
+from strategies.plain_cohort import PlainCohort
 from strategies.secure_cohort import SecureCohort
 
 PLAIN, SECURE = "plain", "secure"

@@ -25,7 +25,7 @@ from server.checkpoints import Arrays, Checkpoint, CheckpointFolder, RoundRecord
 from server.errors import NotEnoughMerchants, RunFailed
 from strategies.averaging import averaged
 from strategies.build import StrategyConfig, build
-from strategies.cohort import CohortGrid
+from strategies.cohort_grid import CohortGrid
 from strategies.errors import CohortFailed
 from strategies.state import restore, state_of
 

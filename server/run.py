@@ -23,7 +23,8 @@ from server.cohorts import SECURE
 from server.gate import ask_sum
 from server.rounds import Observer, RoundsConfig, gather, run_rounds
 from strategies.build import StrategyConfig
-from strategies.cohort import Cohort, CohortGrid, Expected
+from strategies.cohort import Cohort, Expected
+from strategies.cohort_grid import CohortGrid
 
 BUYERS = "buyers"
 MAX_EXAMPLES = 2**20

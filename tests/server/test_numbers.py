@@ -11,7 +11,7 @@ from server.cohorts import ROSTER, open_cohort
 from server.errors import ServerError
 from server.numbers import NUMBERS, RisingNumbers
 from simulation.rosters import write_rosters
-from strategies.cohort import PlainCohort
+from strategies.plain_cohort import PlainCohort
 from strategies.secure_cohort import SecureCohort
 from tests.server.plans import OPEN, shared
 

@@ -15,7 +15,8 @@ from server.rounds import RoundsConfig, run_rounds
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
 from strategies.build import AVERAGING, StrategyConfig
-from strategies.cohort import CohortGrid, PlainCohort
+from strategies.cohort_grid import CohortGrid
+from strategies.plain_cohort import PlainCohort
 
 NAMES = [f"merchant-{i}" for i in range(6)]
 START = {"tower": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "mix": np.array(0.5, np.float32)}

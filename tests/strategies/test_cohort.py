@@ -10,18 +10,10 @@ from hypothesis import strategies as st
 from client.wire import Reply
 from simulation.grid import InProcessGrid
 from simulation.pool import executor
-from strategies.cohort import (
-    ARRAYS,
-    COHORT_SIZE,
-    CONFIG,
-    METRICS,
-    STATISTICS,
-    WEIGHT,
-    CohortGrid,
-    Expected,
-    PlainCohort,
-)
+from strategies.cohort import ARRAYS, COHORT_SIZE, CONFIG, METRICS, STATISTICS, WEIGHT, Expected
+from strategies.cohort_grid import CohortGrid
 from strategies.errors import CohortFailed, NeedsSingleUpdates
+from strategies.plain_cohort import PlainCohort
 
 NAMES = ["ada", "ben", "cem", "dua"]
 SENT = {"w": np.zeros((2, 3), np.float32)}

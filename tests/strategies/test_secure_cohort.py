@@ -11,8 +11,10 @@ from client.wire import Reply
 from privacy.secure_exchange import WIDE_GRID, Exchange
 from simulation.rosters import BOUND
 from strategies.build import AVERAGING, StrategyConfig, build
-from strategies.cohort import CohortGrid, Expected, PlainCohort
+from strategies.cohort import Expected
+from strategies.cohort_grid import CohortGrid
 from strategies.errors import CohortFailed, NeedsSingleUpdates
+from strategies.plain_cohort import PlainCohort
 from strategies.secure_cohort import PATIENCE
 from tests.strategies.league import (
     NAMES,
