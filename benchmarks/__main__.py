@@ -12,6 +12,7 @@ MODULES = (
     "main_job",
     "league_memory",
     "quality",
+    "utility",
     "local_parts",
 )
 

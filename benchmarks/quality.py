@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the league is worth: every method on both views over several seeds, and the price of privacy.
+"""What the league is worth: every method on both views over several seeds (its price: `benchmarks.utility`).
 
-    python -m benchmarks.quality [--quick]     --quick: one seed, two rounds, no privacy curve
+    python -m benchmarks.quality [--quick]     --quick: one seed, two rounds
 
 `uplift_novel_smallest_third` is the relative gain in ndcg@10 (novel items) of federated over local-only at the
 third of the merchants with the fewest users; `merchants_worse_off` counts merchants whose own local-only model is
@@ -16,14 +16,8 @@ from benchmarks.job import metric, run_job
 from benchmarks.measure import Row, row, table, write
 
 SEEDS = (0, 1, 2)
-EPSILONS = (8.0, 3.0, 1.0)
 VIEWS = ("novel", "all")
 QUICK = ("rounds=1", "model.centralised.steps_per_round=4", "model.training.steps_per_round=2")
-PRIVATE_ALONE = (
-    *("privacy=local", "compare.non_private=false", "compare.local_only=false"),
-    *("compare.centralised=false", "compare.baselines=false", "serve=false"),
-)
-
 Results = dict[str, Any]
 
 
@@ -31,10 +25,10 @@ def main() -> int:
     """Run the leagues and print the rows."""
     quick = "--quick" in sys.argv
     seeds = SEEDS[:1] if quick else SEEDS
-    found = [run_job("privacy=none", "serve=false", f"seed={s}", *(QUICK if quick else ())).results for s in seeds]
+    found = [
+        run_job("experiment=open", "serve=false", f"seed={s}", *(QUICK if quick else ())).results for s in seeds
+    ]
     rows = [*_methods(found), *_uplift(found)]
-    for epsilon in () if quick else EPSILONS:
-        rows += _private(epsilon, found)
     print(table(rows))
     write("quality", rows)
     return 0
@@ -71,20 +65,6 @@ def _uplift(found: list[Results]) -> list[Row]:
     return [
         row("uplift_novel_smallest_third", mean(smallest), "ratio", len(found)),
         row("merchants_worse_off", mean(worse), "count", len(found)),
-    ]
-
-
-def _private(epsilon: float, found: list[Results]) -> list[Row]:
-    runs = [run_job(*PRIVATE_ALONE, f"privacy.epsilon={epsilon}", f"seed={s}").results for s in SEEDS]
-    return [
-        line
-        for view in VIEWS
-        for line in _seeds(
-            f"ndcg10_{view}: local noise, ε = {epsilon:g}",
-            [metric(one, "federated_private", view) for one in runs],
-            found,
-            view,
-        )
     ]
 
 
