@@ -10,8 +10,9 @@ Guarantees:
 - What was answered once is opened over one list of survivors only, in any later round.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +83,7 @@ class SecureSeat:
                 self._check_list(session, Survivors.decode(message))
             answer = session.receive(message)
             if kind == Certificate.KIND and session.opening is not None:
-                self._log.note(session.opening.model_digest, session.confirmed)
+                self._log.note(session.opening.model_digest, self._listed(session.confirmed))
             return _masked(answer)
 
     def _check_list(self, session: MerchantSession, message: Survivors) -> None:
@@ -90,11 +91,15 @@ class SecureSeat:
         if session.opening is None:
             return
         before = self._log.find(session.opening.model_digest)
-        if before is not None and before != wire.members(signed.index for signed in message.headers):
+        if before is not None and before != self._listed(signed.index for signed in message.headers):
             raise RequestRefused(
                 "this request was answered before over other survivors; the difference of both sums would show "
                 "single merchants: go on with the next round"
             )
+
+    def _listed(self, survivors: Iterable[int]) -> bytes:
+        """Who they are, 32 bytes: by name, as another roster may number them anew."""
+        return hashlib.sha256("\0".join(self._roster.names(set(survivors))).encode()).digest()
 
     @cached_property
     def _identity(self) -> Identity:
@@ -122,7 +127,7 @@ class SecureSeat:
 
 
 class OpenedLog:
-    """Records of 64 bytes: a request's digest, the bit set of the survivors that it was answered over."""
+    """Records of 64 bytes: a request's digest, the hash of the survivors that it was answered over."""
 
     def __init__(self, path: Path, durable: bool) -> None:
         self._path = path
@@ -137,9 +142,9 @@ class OpenedLog:
                 return data[start + DIGEST_BYTES : start + size]
         return None
 
-    def note(self, request: bytes, survivors: tuple[int, ...]) -> None:
+    def note(self, request: bytes, survivors: bytes) -> None:
         """Write a record; it is on disk when this returns. What a crash cut off never left the house."""
-        record = request + wire.members(survivors)
+        record = request + survivors
         if len(record) != 2 * DIGEST_BYTES:
             raise StateRefused(f"expected a record of {2 * DIGEST_BYTES} bytes, found {len(record)}")
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -46,16 +46,15 @@ from privacy.secagg.masks import Vector
 from privacy.secagg.roster import Roster
 from privacy.secagg.vocabulary import CARRIED
 from privacy.secagg.vocabulary import QUESTION as VOCABULARY
-from privacy.secure_exchange import Exchange
+from privacy.secure_exchange import TRANSPORT, Exchange
 
 Act = Callable[[Draws], Reply]
 PROXIMAL = "proximal-mu"
 PROTOCOL = "secagg"
-# How an answer travels, which decides nothing of what it holds.
-TRANSPORT = ("aggregation", "max-weight")
 SPOKEN = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 MAX_RUN_NAME = 200
-MAX_STEPS = 100_000
+MAX_STEPS = 10_000
+MAX_MERCHANTS = 32  # of one user
 # Far from these, float32 rounds a clipped share up past its bound, or overflows.
 CLIPPING_NORMS = (1e-6, 1e6)
 
@@ -123,10 +122,13 @@ class Worker:
 
     def _allowed_plan(self, request: Request) -> PrivacyPlan:
         proposed = _json(request, "plan")
+        mode = proposed.get("mode", Mode.NONE)
+        if mode not in SPOKEN:
+            raise Refused(f"mode {mode!r} is not spoken by this node; it takes {', '.join(SPOKEN)}")
         _check_size(proposed)
         plan = PrivacyPlan.from_dict(proposed)
-        if plan.mode not in SPOKEN:
-            raise Refused(f"mode {str(plan.mode)!r} is not spoken by this node; it takes {', '.join(SPOKEN)}")
+        if plan.mode is Mode.DISTRIBUTED and plan.epsilon == math.inf:
+            raise Refused("a plan with shared noise must claim a finite epsilon; make it with calibrate()")
         if plan.private and not int(request.kind == "train") <= request.round <= plan.rounds:
             raise Refused(f"round {request.round} is outside the plan's {plan.rounds} rounds")
         if plan.private:
@@ -149,6 +151,11 @@ class Worker:
             )
         if request.kind != VOCABULARY:
             self._home.policy.check_vocabulary(own.carriers)
+        elif own.carriers:
+            raise Refused(
+                "this league has its vocabulary: a second count over other merchants would show what one of them "
+                "carries; count anew over a new catalogue"
+            )
 
     def _prepared(self, request: Request, plan: PrivacyPlan) -> Act:
         """Check all that was sent; what comes back is the part that touches the data."""
@@ -274,7 +281,10 @@ def _digest(*arrays: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> byt
 
 
 def _check_size(proposed: Mapping[str, object]) -> None:
-    """A plan so long that accounting for it would take minutes is refused unread."""
+    """A plan so long that accounting for it would keep the node busy is refused unread."""
+    merchants = proposed.get("merchants_per_user", 1)
+    if isinstance(merchants, int) and merchants > MAX_MERCHANTS:
+        raise Refused(f"merchants_per_user may be {MAX_MERCHANTS}, found {merchants}")
     counts = [proposed.get(name, 1) for name in ("rounds", "steps_per_round", "merchants_per_user")]
     sizes = [count for count in counts if isinstance(count, int)]
     if len(sizes) < len(counts) or any(size > MAX_STEPS for size in sizes) or math.prod(sizes) > MAX_STEPS:

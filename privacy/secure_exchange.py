@@ -32,6 +32,7 @@ UPDATE = "train"  # the purpose whose arrays take four bytes a number
 WIDE_GRID = 2.0**24
 MAX_WEIGHT = 1 << 14  # bound of a merchant's weight where weights are its numbers of users
 ARRAYS, STATISTICS = "arrays/", "statistics/"
+TRANSPORT = ("aggregation", "cohort-size", "max-weight")  # settings that decide nothing of what an answer holds
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -110,9 +111,11 @@ class Exchange:
 def request_digest(kind: str, settings: Scalars, arrays: Arrays) -> bytes:
     """SHA-256 of all that was asked: each end computes it over what it sent or received itself, 32 bytes.
 
-    Merchants that were asked different things have different digests: their masks do not cancel. The question
-    about the vocabulary is its candidates alone, whatever the run: it is opened over one list of survivors [T3].
+    Merchants that were asked different things have different digests: their masks do not cancel. What only says
+    how an answer travels is left out, and the question about the vocabulary is its candidates alone, whatever the
+    run: the same answer is opened over one list of survivors [T3].
     """
+    settings = {name: value for name, value in settings.items() if name not in TRANSPORT}
     if kind == VOCABULARY:
         settings, arrays = {VOCABULARY: settings[VOCABULARY]}, {}
     head = json.dumps([kind, {**settings}], sort_keys=True).encode()

@@ -78,7 +78,8 @@ def statement(
         f"({shown}, {delta:g})-differential privacy for {_UNITS[unit].format(k=merchants_per_user)}, "
         f"against {adversary(mode, tolerance)}.{shares} "
         f"The epsilon is the total over {rounds} rounds with {steps} training steps and every other release that "
-        "depends on users (popularity, quality gate). Neighbouring data differ by adding or removing the unit."
+        "depends on users (popularity, quality gate); the shared vocabulary is taken as given. Neighbouring data "
+        "differ by adding or removing the unit."
     )
 
 

@@ -90,8 +90,9 @@ def run_rounds(
     state = start
     for number in range(start.round + 1, config.rounds + 1):
         state = _one_round(number, strategy, league, grid, state, config, train_config)
-        if chosen.averaging:
-            state = replace(state, averaged=averaged(state.averaged, state.arrays, number, chosen.averaging))
+        done = sum(not record.failure for record in state.history)
+        if chosen.averaging and not state.history[-1].failure:
+            state = replace(state, averaged=averaged(state.averaged, state.arrays, done, chosen.averaging))
         checkpoints.save(state)
         observe(state)
     if state.history and all(record.failure for record in state.history):

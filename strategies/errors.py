@@ -8,6 +8,8 @@ StrategyError
 └── CohortFailed         too few merchants survived the round
 """
 
+LONGEST_REASON = 300
+
 
 class StrategyError(Exception):
     """Base of all errors of this room."""
@@ -22,7 +24,13 @@ class NeedsSingleUpdates(StrategyError):
 
 
 class BadUpdate(StrategyError):
-    """A merchant's answer has wrong names, shapes, dtypes, or values that are not finite or too large."""
+    """A merchant's answer has wrong names, shapes, dtypes, or values that are not finite or too large.
+
+    Parts of the reason may be that merchant's own words: it is cut, and printable.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in reason[:LONGEST_REASON]))
 
 
 class CohortFailed(StrategyError):

@@ -14,7 +14,7 @@ from privacy.noised_exchange import NoisedExchange
 from privacy.plan import FAMILY
 from privacy.secagg.errors import RequestRefused
 from privacy.secagg.merchant import RoundTerms
-from privacy.secure_exchange import request_digest
+from privacy.secure_exchange import TRANSPORT, request_digest
 from tests.client.small import POLICY, TRAINING, request
 from tests.client.test_secure import League
 from tests.server.plans import shared
@@ -98,6 +98,29 @@ def test_a_second_attempt_masks_the_same_words_anew_and_costs_nothing_more(leagu
     league.others_report(round_, asked)
     league.finish(round_)
     assert len(Ledger(small.home / "ledger.jsonl").reservations()) == 1
+
+
+@pytest.mark.parametrize("name", [*TRANSPORT, "other"])
+def test_the_same_words_are_never_opened_over_two_lists_whatever_the_platform_calls_the_question(
+    league, small, name
+):
+    """The difference of two such sums would be one merchant's words, with its share of the noise alone."""
+    first = asking(league.runtime, **{name: 1})
+    round_, opening = league.open(first)
+    round_.receive_report(league.worker().answer(opening).secagg)
+    league.others_report(round_, first)
+    league.finish(round_)
+    again = asking(league.runtime, **{name: 2})
+    round_, opening = league.open(again)
+    round_.receive_report(league.worker().answer(opening).secagg)
+    league.others_report(round_, again, ["east", "south", "west"])
+    booked = Ledger(small.home / "ledger.jsonl").reservations()
+    if name == "other":  # another question: other words, and paid for
+        assert len(booked) == 2
+        return
+    assert len(booked) == 1
+    with pytest.raises(Refused, match="answered before over other survivors"):
+        league.ask(round_.survivors())
 
 
 @pytest.mark.parametrize("kind", ["train", "popularity", "gate"])

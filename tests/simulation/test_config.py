@@ -127,6 +127,8 @@ def test_the_list_of_settings_is_the_golden_one():
 )
 def test_a_wrong_override_ends_with_2_and_one_line_of_field_value_and_remedy(monkeypatch, capsys, typed, line):
     monkeypatch.setattr("sys.argv", ["simulate.py", typed])
+    # Hydra closes every log handler of its process: of this one too, and with absl's the stream behind it.
+    monkeypatch.setattr("hydra._internal.logging_config.configure_logging", lambda config: None)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(CONF.parent / "simulate.py"), run_name="__main__")
     assert ended.value.code == 2

@@ -28,11 +28,21 @@ def test_an_entry_carried_by_fewer_than_m_merchants_is_not_shared(bench) -> None
 
 @pytest.mark.parametrize(
     ("counts", "survivors", "carriers"),
-    [([3, 6], 5, 3), ([3, -1], 5, 3), ([3, 3], 5, 0), ([3, 3], 5, 6), ([2, 2], 2, 3)],
+    [([3, 3], 5, 0), ([3, 3], 5, 6), ([2, 2], 2, 3)],
 )
-def test_counts_that_no_sum_of_zeros_and_ones_can_give_are_refused(counts, survivors, carriers) -> None:
+def test_more_carriers_than_answered_are_refused(counts, survivors, carriers) -> None:
     with pytest.raises(ValueRefused):
         shared(np.array(counts), survivors, carriers)
+
+
+def test_a_count_that_no_sum_of_zeros_and_ones_can_give_costs_its_item_alone() -> None:
+    assert shared(np.array([3, 6, -1, 5, 2]), survivors=5, carriers=3).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_the_question_is_its_candidates_alone_whatever_the_run() -> None:
