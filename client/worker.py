@@ -21,6 +21,7 @@ from functools import cached_property
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from client.answers import AnswerStore
 from client.errors import Refused
@@ -39,7 +40,7 @@ from models.parameters import load_public
 from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
 from privacy.noised_exchange import NoisedExchange
-from privacy.plan import FAMILY, Mode, PrivacyPlan
+from privacy.plan import FAMILY, Mode, PrivacyPlan, Unit
 from privacy.policy import RoundRequest
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import Vector
@@ -100,9 +101,8 @@ class Worker:
     def histories(self) -> UserHistories:
         """The bounded histories of this merchant's users before `train_until`."""
         settings = self._home.settings
-        events = load_merchant(self._home.events)
         return histories(
-            events, self._runtime.vocabulary, until=settings.train_until, max_events=settings.max_events
+            self._events(), self._runtime.vocabulary, until=settings.train_until, max_events=settings.max_events
         )
 
     @cached_property
@@ -110,12 +110,16 @@ class Worker:
         """The weeks on which a candidate release is judged."""
         settings = self._home.settings
         return evaluation_set(
-            load_merchant(self._home.events),
+            self._events(),
             self._runtime.vocabulary,
             cut=settings.train_until,
             end=settings.gate_until,
             max_events=settings.max_events,
         )
+
+    def _events(self) -> pl.DataFrame:
+        """The merchant's events; where they are home users' only, it may be nobody's home."""
+        return load_merchant(self._home.events, may_be_empty=Unit.HOME_USER in self._home.policy.units)
 
     @cached_property
     def _ledger(self) -> Ledger:

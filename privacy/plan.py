@@ -10,7 +10,6 @@ Guarantees:
 - the plan's epsilon covers popularity, every training step and the gate together
 - a plan that claims less than its events cost cannot be built
 - epsilon_after never falls from round to round and ends at the plan's epsilon
-- a unit that nothing enforces is refused by name
 - a distributed plan whose shares, grid or ring don't fit its noise cannot be built
 """
 
@@ -55,7 +54,6 @@ class Unit(StrEnum):
 
 
 _BUILT: Final = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
-_ENFORCED: Final = (Unit.USER_MERCHANT, Unit.USER_K)
 _FAMILIES: Final = ("popularity", "training", "gate")
 FAMILY: Final = {"popularity": "popularity", "train": "training", "gate": "gate"}  # by what is asked
 _SHARING: Final = ("cohort", "dropouts", "colluders", "coordinates", "scale_log2")
@@ -278,18 +276,13 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     """The plan with the smallest training noise whose total epsilon is at most the request's.
 
     Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by
-    root search on the accountant. Raises CalibrationError where no noise meets the request, the mode is not built
-    or the unit not enforced.
+    root search on the accountant. Raises CalibrationError where no noise meets the request or the mode is not
+    built.
     """
     mode = _mode(request.mode)
     unit = _unit(request.unit, request.merchants_per_user)
     if mode not in _BUILT:
         raise CalibrationError(f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}")
-    if unit not in _ENFORCED:
-        raise CalibrationError(
-            f"unit {str(unit)!r} is not available yet, as nothing holds users to one home merchant; "
-            f"use one of {[str(u) for u in _ENFORCED]}"
-        )
     base = PrivacyPlan(
         mode=Mode.NONE,
         unit=unit,

@@ -58,7 +58,7 @@ TWO = "data.min_merchants=2"
         ("cohort.min_survivors=2", r"cohort.min_survivors must lie in \(0, 1\], found 2"),
         ("cohort.round_timeout_s=-1", "cohort.round_timeout_s must be a positive number of seconds, found -1"),
         ("privacy.delta=1e-50", "delta=1e-50 is too small to account for; raise it"),
-        ("privacy.unit=home_user", "unit 'home_user' is not available yet"),
+        ("privacy.unit=home_user privacy.merchants_per_user=2", "1 with every other unit"),
         ("privacy.gate_share=0 repository=shelf", "privacy.gate_share=0 leaves nothing .* repository=shelf"),
         ("device=gpu", "device='gpu' is unknown; use auto, cpu or cuda"),
         ("device=cuda", "device=cuda: this machine has no CUDA device; use device=auto"),
