@@ -161,14 +161,16 @@ def train_privately(
     return _reply(NoisedUpdate.computed_from(receipts, _difference(bench, start)), {}, weight=1)
 
 
-def train_in_shares(bench: Bench, own: UserHistories, plan: PrivacyPlan, draws: Draws) -> Reply:
+def train_in_shares(
+    bench: Bench, own: UserHistories, plan: PrivacyPlan, draws: Draws, scale: float = 1.0
+) -> Reply:
     """Training in mode `distributed`: one clipped sum of gradients, downhill, as words for a mask.
 
-    Raises:
+    `scale`: gradients are clipped at so many times the plan's norm, and sent in units of it. Raises:
         privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
     """
     engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
-    clipped = _clipped_step(bench, engine, own, plan, draws.generator(), sign=-1.0)
+    clipped = _clipped_step(bench, engine, own, plan, draws.generator(), factor=-1.0 / scale)
     noised = integer_update(clipped, plan, NoiseSource(draws.noise).integers("training"))
     return Reply({}, {}, weight=1, words=noised.words.tobytes())
 
@@ -179,13 +181,13 @@ def _clipped_step(
     own: UserHistories,
     plan: PrivacyPlan,
     rng: np.random.Generator,
-    sign: float = 1.0,
+    factor: float = 1.0,
 ) -> ClippedUpdate:
-    """The sum over drawn users of the clipped gradients of `sign` times their loss."""
+    """The sum over drawn users of the clipped gradients of `factor` times their loss."""
     drawn = poisson_sample(len(own), plan.sampling_rate, rng)
     negatives = bench.task.negatives(rng, bench.device)
     with engine.record(batch_size=len(drawn), shared=[negatives]):
-        losses = sign * _losses(bench, own, drawn, rng, negatives)
+        losses = factor * _losses(bench, own, drawn, rng, negatives)
     return engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
 
 

@@ -37,6 +37,7 @@ from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
 from models.errors import ParameterMismatch
 from models.parameters import load_public
+from privacy.adaptive_clipping import SCALE, SCALES
 from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
 from privacy.noised_exchange import NoisedExchange
@@ -168,7 +169,8 @@ class Worker:
         config = _training(request)
         load_public(runtime.model, runtime.spec, request.arrays)
         if plan.mode is Mode.DISTRIBUTED:
-            return lambda draws: train_in_shares(runtime, self.histories, plan, draws)
+            scale = _clipping_scale(request, plan)
+            return lambda draws: train_in_shares(runtime, self.histories, plan, draws, scale)
         if plan.private:
             return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
         return lambda draws: train_locally(runtime, self.histories, config, draws)
@@ -290,6 +292,14 @@ def _check_norms(plan: PrivacyPlan) -> None:
     for name in ("clipping_norm", "popularity_clipping_norm", "gate_clipping_norm"):
         if not low <= getattr(plan, name) <= high:
             raise Refused(f"{name} must lie in {low:g}..{high:g}, found {getattr(plan, name):g}")
+
+
+def _clipping_scale(request: Request, plan: PrivacyPlan) -> float:
+    """How many times the plan's clipping norm is asked for; whatever it is, the cost is the plan's."""
+    value, (low, high) = request.settings.get(SCALE, 1.0), SCALES if plan.clipping_quantile else (1.0, 1.0)
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise Refused(f"{SCALE} must lie in {low:g}..{high:g} under this plan, found {value!r}")
+    return float(value)
 
 
 def _whole(settings: Mapping[str, object], name: str) -> int:

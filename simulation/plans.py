@@ -122,7 +122,8 @@ def _size(config: Config, league: PreparedLeague, vocabulary: Vocabulary) -> Siz
     task = build_task(config.model.task, options(config, Mode(config.privacy.mode)), vocabulary.codes_VA)
     model = task.build(config.seed)
     weights = sum(array.size for array in arrays_of(model, task.spec(model).shared).values())
-    return Size(len(league.merchants), max(weights, vocabulary.size + 1))
+    counts = config.privacy.clipping_quantile > 0
+    return Size(len(league.merchants), max(weights + counts, vocabulary.size + 1))
 
 
 def plans(config: Config, size: Size) -> dict[str, PrivacyPlan]:

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from privacy.adaptive_clipping import SCALE
 from privacy.noised_exchange import NoisedExchange
 from privacy.plan import FAMILY, Mode, PrivacyPlan
 from privacy.secagg.masks import Vector
@@ -88,7 +89,8 @@ def _exchange(kind: str, settings: Scalars, expected: Expected) -> Summed:
         return Exchange(kind, expected.arrays, expected.statistics, max_weight)
     drawn = plan["sampling_rate"] * json.loads(str(settings["training"]))["expected_users"]
     divisor = drawn if kind == MessageType.TRAIN else 1.0
-    return NoisedExchange(PrivacyPlan.from_dict(plan), FAMILY[kind], expected.arrays, divisor)
+    scale = float(settings.get(SCALE, 1.0))
+    return NoisedExchange(PrivacyPlan.from_dict(plan), FAMILY[kind], expected.arrays, divisor, scale)
 
 
 def _digest(message: Message) -> bytes:

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from client.home import open_home
+from privacy.adaptive_clipping import WITHIN, scale_after
 from privacy.ledger import Ledger
 from server.checkpoints import model_hash
 from simulation.config import register
@@ -99,6 +100,17 @@ def test_a_round_in_which_more_drop_out_than_the_noise_is_laid_out_for_fails_and
     final = run(sharing, tmp_path, PRIVATE, "secure", spoil=spoil)
     assert [bool(record.failure) for record in final.history] == [False, True, False]
     assert final.history[1].survivors == 3
+
+
+def test_the_clipping_norm_follows_the_released_count_through_a_run_at_the_plans_price(own_files, tmp_path):
+    made = tiny(own_files, tmp_path / "made", "privacy.clipping_quantile=0.5", "privacy.clipping_share=0.1")
+    plan = federations(made[1], made[0], made[2])[PRIVATE].settings.plan
+    final = run(made, tmp_path / "run", PRIVATE, "secure")
+    assert [set(record.statistics) for record in final.history] == [{WITHIN}] * 3
+    assert scale_after(0.5, (record.statistics[WITHIN] for record in final.history)) != 1.0
+    booked = Ledger(tmp_path / "run" / "homes" / "00000" / "ledger.jsonl").reservations()
+    trained = [event for each in booked if each.purpose == "training" for event in each.events]
+    assert trained == list(plan.release_events("training")) * 3
 
 
 def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):
