@@ -30,7 +30,7 @@ from client.home import Home
 from client.popularity import HISTOGRAM, noisy_histogram
 from client.runtime import Runtime
 from client.secure import SecureSeat
-from client.trainer import Draws, TrainingConfig, train_in_shares, train_locally, train_privately
+from client.trainer import Draws, TrainingConfig, train_as_one, train_in_shares, train_locally, train_privately
 from client.vocabulary import carried
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
@@ -49,13 +49,13 @@ from privacy.secagg.roster import Roster
 from privacy.secagg.vocabulary import CARRIED
 from privacy.secagg.vocabulary import QUESTION as VOCABULARY
 from privacy.secure_exchange import Exchange
+from privacy.units import SHARED_NOISE
 
 Act = Callable[[Draws], Reply]
 PROXIMAL = "proximal-mu"
 PROTOCOL = "secagg"
 # How an answer travels, which decides nothing of what it holds.
 TRANSPORT = ("aggregation", "max-weight")
-SPOKEN = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 MAX_RUN_NAME = 200
 MAX_STEPS = 100_000
 # Far from these, float32 rounds a clipped share up past its bound, or overflows.
@@ -130,8 +130,6 @@ class Worker:
         proposed = _json(request, "plan")
         _check_size(proposed)
         plan = PrivacyPlan.from_dict(proposed)
-        if plan.mode not in SPOKEN:
-            raise Refused(f"mode {str(plan.mode)!r} is not spoken by this node; it takes {', '.join(SPOKEN)}")
         if plan.private and not int(request.kind == "train") <= request.round <= plan.rounds:
             raise Refused(f"round {request.round} is outside the plan's {plan.rounds} rounds")
         if plan.private:
@@ -171,6 +169,8 @@ class Worker:
         if plan.mode is Mode.DISTRIBUTED:
             scale = _clipping_scale(request, plan)
             return lambda draws: train_in_shares(runtime, self.histories, plan, draws, scale)
+        if plan.mode is Mode.MERCHANT:
+            return lambda draws: train_as_one(runtime, self.histories, plan, config, draws)
         if plan.private:
             return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
         return lambda draws: train_locally(runtime, self.histories, config, draws)
@@ -205,7 +205,7 @@ class Worker:
     def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange | NoisedExchange:
         """What an answer to this request holds, by this merchant's own knowledge."""
         arrays = self._answered(request)
-        if plan.mode is Mode.DISTRIBUTED and request.kind != VOCABULARY:
+        if plan.mode in SHARED_NOISE and request.kind != VOCABULARY:
             return NoisedExchange(plan, FAMILY[request.kind], arrays)
         trained_openly = request.kind == "train" and not plan.private
         statistics: dict[str, tuple[int, ...]] = {"loss": (), "users": ()} if trained_openly else {}

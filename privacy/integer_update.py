@@ -132,7 +132,7 @@ def mean(
 def check_roster(plan: PrivacyPlan, roster: Roster) -> None:
     """Raises CalibrationError where the league's roster promises less than the plan counts on."""
     if plan.sharing is None:
-        raise CalibrationError(f"mode {str(plan.mode)!r} shares no noise; only mode distributed needs a roster")
+        raise CalibrationError(f"mode {str(plan.mode)!r} shares no noise and needs no roster")
     tolerance = plan.sharing.tolerance
     for what, good in (
         (f"at most {tolerance.cohort} members", len(roster.members) <= tolerance.cohort),

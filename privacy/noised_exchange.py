@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A secure exchange in mode `distributed`: words that each merchant rounded and noised, and their sum.
+"""A secure exchange of the modes that share noise: words that each merchant rounded and noised, and their sum.
 
 Nothing else is in the vector: no weight, no statistic. Every merchant counts alike. Where clipping adapts, the
 last number of a training vector counts the users within the norm, under its own share of the budget.

@@ -2,10 +2,11 @@
 """Modes and units of privacy: who adds noise, and what two neighbouring leagues differ by."""
 
 from enum import StrEnum
+from typing import Final
 
 from privacy.errors import CalibrationError
 
-__all__ = ["Mode", "Unit", "mode_of", "unit_of"]
+__all__ = ["SHARED_NOISE", "Mode", "Unit", "mode_of", "unit_of"]
 
 
 class Mode(StrEnum):
@@ -17,11 +18,16 @@ class Mode(StrEnum):
     MERCHANT = "merchant"
 
 
+SHARED_NOISE: Final = (Mode.DISTRIBUTED, Mode.MERCHANT)
+"""Modes in which a merchant adds a share of the noise, so that its answer leaves under a mask or not at all."""
+
+
 class Unit(StrEnum):
     """What is added or removed between two neighbouring leagues."""
 
     USER_MERCHANT = "user_merchant"  # one user inside one merchant
     HOME_USER = "home_user"  # one user, whose events count at their home merchant only
+    MERCHANT = "merchant"  # one merchant, all its data
     USER_K = "user_k"  # one user, who shops at no more than merchants_per_user merchants
 
 

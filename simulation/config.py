@@ -53,8 +53,8 @@ class ModelConfig:
 class PrivacyConfig:
     """What is promised to a user, and how the budget is split.
 
-    dropouts and colluders are shares of the league; they, scale_log2 and the quantile that the clipping norm
-    follows belong to mode `distributed`.
+    dropouts and colluders are shares of the league; they and scale_log2 belong to modes `distributed` and
+    `merchant`, the quantile that the clipping norm follows to `distributed`.
     """
 
     mode: str = MISSING

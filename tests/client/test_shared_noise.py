@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.errors import Refused
-from client.trainer import Draws, train_in_shares
+from client.trainer import Draws, TrainingConfig, train_as_one, train_in_shares, train_locally
 from data.sampling import poisson_sample
 from models.parameters import load_public
 from models.popularity import popularity_counts
@@ -34,12 +34,15 @@ USERS = 2.0
 class SharedLeague(League):
     """Four others whose words are zero: the sum is what `north` sent."""
 
+    plan = PLAN
+    users = USERS
+
     def exchange(self, asked):
         runtime = self.runtime
         shapes = {"popularity": {"buyers": (runtime.vocabulary.size + 1,)}, "gate": {"sums": (4,)}}
         trained = {name: array.shape for name, array in asked.arrays.items() if name in runtime.spec.shared}
-        divisor = USERS if asked.kind == "train" else 1.0
-        return NoisedExchange(PLAN, FAMILY[asked.kind], shapes.get(asked.kind, trained), divisor)
+        divisor = self.users if asked.kind == "train" else 1.0
+        return NoisedExchange(self.plan, FAMILY[asked.kind], shapes.get(asked.kind, trained), divisor)
 
     def terms(self, asked):
         settings = {**asked.settings, "run": asked.run, "server-round": asked.round}
@@ -58,7 +61,9 @@ class SharedLeague(League):
         round_.receive_report(reply.secagg)
         self.others_report(round_, asked)
         found = self.exchange(asked).opened(self.roster, self.finish(round_).vector, 5)
-        return {name: array * 5 * (USERS if asked.kind == "train" else 1.0) for name, array in found.mean.items()}
+        return {
+            name: array * 5 * (self.users if asked.kind == "train" else 1.0) for name, array in found.mean.items()
+        }
 
 
 def asking(runtime, kind="train", **changes):
@@ -196,3 +201,50 @@ def test_a_clipping_norm_out_of_bounds_or_outside_the_plan_is_refused_before_any
     with pytest.raises(Refused, match="clipping-scale must lie in"):
         league.worker().answer(replace(league.open(asking(league.runtime))[1], settings=asked.settings))
     assert not (small.home / "ledger.jsonl").exists()
+
+
+WHOLE = shared(cohort=5, dropouts=1, mode="merchant", unit="merchant", sampling_rate=1.0, gate_share=0.0)
+QUIET = replace(WHOLE, epsilon=np.inf, noise_multiplier=1e-2, popularity_noise_multiplier=1e-3, clipping_norm=0.1)
+
+
+class WholeLeague(SharedLeague):
+    """The same in mode `merchant`, with next to no noise."""
+
+    plan = QUIET
+    users = 1.0
+
+
+@pytest.fixture
+def whole(small, runtime):
+    allowed = SHARED_POLICY.replace("distributed", "merchant").replace("30.0", "1e12")
+    return WholeLeague(small, runtime, allowed + 'units = ["merchant"]\n', **PROMISES).set_up()
+
+
+def test_in_mode_merchant_the_ordinary_update_leaves_clipped_as_a_whole(whole):
+    training = TRAINING | {"learning_rate": 2.0}
+    asked = asking(whole.runtime, plan=QUIET, training=json.dumps(training))
+    found = whole.sum_of(asked)
+    load_public(whole.runtime.model, whole.runtime.spec, asked.arrays)
+    worker = whole.worker()
+    draws = worker._draws(asked, worker._inputs(asked))
+    config = TrainingConfig(**training)
+    update = train_locally(whole.runtime, worker.histories, config, draws).arrays
+    norm = np.linalg.norm(np.concatenate([array.ravel() for array in update.values()]))
+    assert norm > 0.1
+    for name, array in found.items():
+        np.testing.assert_allclose(array, update[name] * 0.1 / norm, atol=3e-3)
+
+
+def test_in_mode_merchant_the_whole_histogram_is_clipped(whole):
+    found = whole.sum_of(asking(whole.runtime, "popularity", plan=QUIET))["buyers"]
+    counts = popularity_counts(whole.worker().histories, whole.runtime.vocabulary.size)
+    np.testing.assert_allclose(found, counts / np.linalg.norm(counts), atol=0.01)
+
+
+def test_in_mode_merchant_there_is_no_gate_and_a_merchant_without_users_sends_noise(whole, small, runtime):
+    with pytest.raises(Refused, match="the release 'gate' shares no noise"):
+        whole.worker().answer(whole.open(asking(runtime, "gate", plan=QUIET))[1])
+    config = TrainingConfig(**TRAINING)
+    reply = train_as_one(runtime, whole.worker().histories.take([]), QUIET, config, Draws.from_seed("nobody"))
+    words = np.frombuffer(reply.words, "<u4").view(np.int32)
+    assert 0.8 < words.std() / QUIET.share("training").deviation_grid < 1.2

@@ -113,6 +113,17 @@ def test_the_clipping_norm_follows_the_released_count_through_a_run_at_the_plans
     assert trained == list(plan.release_events("training")) * 3
 
 
+def test_mode_merchant_trains_a_league_and_charges_each_round_whole(own_files, tmp_path):
+    made = tiny(own_files, tmp_path / "made", "privacy=merchant")
+    final = run(made, tmp_path / "run", PRIVATE, "secure")
+    assert [(record.survivors, record.statistics, record.failure) for record in final.history] == [(4, {}, "")] * 3
+    assert any(array.any() for array in final.fixed.values())
+    for home in sorted((tmp_path / "run" / "homes").glob("0*")):
+        booked = Ledger(home / "ledger.jsonl").reservations()
+        assert [each.purpose for each in booked] == ["popularity", "training", "training", "training"]
+        assert open_home(home).policy.units == ("merchant",)
+
+
 def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):
     def spoil(federation):
         def observe(state):

@@ -198,7 +198,7 @@ def test_the_statement_names_unit_adversary_epsilon_and_delta(unit):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "merchant"}, "not available yet"),
+        ({"mode": "merchant"}, "protects the unit merchant"),
         ({"mode": "central"}, "mode must be one of"),
         ({"unit": "user"}, "unit must be one of"),
         ({"delta": 1e-50}, "delta=1e-50 is too small to account for"),
