@@ -194,3 +194,14 @@ def test_flowers_runtime_gives_the_same_secure_model_as_the_in_process_engine(ru
     code, text = run_job(tmp_path, *QUICK, "engine=ray")
     assert code == 0, text
     assert results(tmp_path)["model_hash"] == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_over_home_users_says_so_in_report_and_model_card(run_job, tmp_path):
+    served = [setting for setting in QUICK if setting != "serve=false"]
+    code, text = run_job(tmp_path, *served, "privacy.unit=home_user")
+    assert code == 0, text
+    assert "home merchant only" in results(tmp_path)["privacy"]["statement"]
+    assert "home merchant only" in next(tmp_path.glob("*/report.html")).read_text("utf-8")
+    cards = [path for path in tmp_path.glob("**/*README.md") if path.is_file()]
+    assert any("home merchant only" in path.read_text("utf-8") for path in cards)
