@@ -45,10 +45,12 @@ min_carriers = 3
 tasks = ["recommendation"]
 
 # local: the full noise is added here. distributed: a share of it, which needs masked sums. none: no privacy.
+# merchant: a share, on this merchant's update as a whole, for units = ["merchant"] and with a ledger of its own.
 modes = ["local", "distributed"]
 
 # Whom a plan must protect. user_merchant: one customer of this merchant. user_k (one customer of at most k
-# merchants) leans on the platform's word that nobody shops at more: add it where you believe that.
+# merchants) leans on the platform's word that nobody shops at more: add it where you believe that. home_user is
+# your own word that your events are those of customers alone whose events are used at no other merchant.
 units = ["user_merchant"]
 """
 KEY_BYTES = 32

@@ -129,22 +129,21 @@ def _policy(home: Path) -> Iterator[Check]:
 def _refusals(policy: "Policy", home: Path) -> list[str]:
     """Why even the smallest plan of every mode and unit is refused; empty where one passes."""
     from client.runtime import read_runtime
-    from client.worker import SPOKEN
     from privacy.errors import PrivacyError
-    from privacy.plan import PrivacyRequest, calibrate
+    from privacy.plan import Mode, PrivacyRequest, calibrate
     from privacy.policy import RoundRequest
 
     task, cohort = read_runtime(home / "runtime.json").task, max(policy.min_cohort, policy.min_survivors)
     request = RoundRequest(task, cohort, secure_aggregation=True)
-    reasons = [] if set(policy.modes) & set(SPOKEN) else [f"of the modes it speaks only {', '.join(SPOKEN)}"]
-    for mode, unit in product(sorted(set(policy.modes) & set(SPOKEN)), policy.units):
+    reasons: list[str] = []
+    for mode, unit in product(sorted(policy.modes), policy.units):
         smallest = PrivacyRequest(
             mode,
             policy.max_epsilon,
             policy.delta,
             rounds=1,
             steps_per_round=1,
-            sampling_rate=0.01,
+            sampling_rate=1.0 if mode == Mode.MERCHANT else 0.01,
             clipping_norm=1.0,
             unit=unit,
             accountant="rdp",

@@ -5,6 +5,7 @@ One step draws each user with the plan's rate, takes one bounded sample per user
 gradients divided by a constant. In mode `local` each user's gradient is clipped over all shared parameters and
 noise is added to the sum (Abadi et al. 2016, Alg. 1, with users for examples); what follows is post-processing.
 In mode `distributed` a round is one such step at the global model, with this merchant's share of the noise.
+In mode `merchant` training is ordinary, and its whole update is clipped and gets a share of the noise.
 
 Guarantees:
 - Every private step draws its users as the accountant assumes, empty draws included.
@@ -30,6 +31,7 @@ from models.parameters import ParameterSpec, shared_arrays
 from models.task import Task
 from privacy.clipping import PerUserGradients
 from privacy.integer_update import integer_update
+from privacy.merchant_clipping import clipped_whole
 from privacy.noise import NoiseSource, add_noise
 from privacy.plan import PrivacyPlan
 from privacy.stages import ClippedUpdate, LocalUpdate, NoisedUpdate, NoiseReceipt
@@ -161,14 +163,27 @@ def train_privately(
     return _reply(NoisedUpdate.computed_from(receipts, _difference(bench, start)), {}, weight=1)
 
 
-def train_in_shares(bench: Bench, own: UserHistories, plan: PrivacyPlan, draws: Draws) -> Reply:
+def train_in_shares(
+    bench: Bench, own: UserHistories, plan: PrivacyPlan, draws: Draws, scale: float = 1.0
+) -> Reply:
     """Training in mode `distributed`: one clipped sum of gradients, downhill, as words for a mask.
 
-    Raises:
+    `scale`: gradients are clipped at so many times the plan's norm, and sent in units of it. Raises:
         privacy.errors.PrivacyError: the model uses a parameter in a way that can't be clipped per user.
     """
     engine = PerUserGradients(bench.model, parameters=tuple(_trainable(bench)))
-    clipped = _clipped_step(bench, engine, own, plan, draws.generator(), sign=-1.0)
+    clipped = _clipped_step(bench, engine, own, plan, draws.generator(), factor=-1.0 / scale)
+    noised = integer_update(clipped, plan, NoiseSource(draws.noise).integers("training"))
+    return Reply({}, {}, weight=1, words=noised.words.tobytes())
+
+
+def train_as_one(
+    bench: Bench, own: UserHistories, plan: PrivacyPlan, config: TrainingConfig, draws: Draws
+) -> Reply:
+    """Training in mode `merchant`: an ordinary update, clipped as a whole, as words for a mask."""
+    nothing = {name: np.zeros_like(array) for name, array in shared_arrays(bench.model, bench.spec).items()}
+    update = LocalUpdate(train_locally(bench, own, config, draws).arrays if len(own) else nothing)
+    clipped = clipped_whole(update, plan.clipping_norm)
     noised = integer_update(clipped, plan, NoiseSource(draws.noise).integers("training"))
     return Reply({}, {}, weight=1, words=noised.words.tobytes())
 
@@ -179,13 +194,13 @@ def _clipped_step(
     own: UserHistories,
     plan: PrivacyPlan,
     rng: np.random.Generator,
-    sign: float = 1.0,
+    factor: float = 1.0,
 ) -> ClippedUpdate:
-    """The sum over drawn users of the clipped gradients of `sign` times their loss."""
+    """The sum over drawn users of the clipped gradients of `factor` times their loss."""
     drawn = poisson_sample(len(own), plan.sampling_rate, rng)
     negatives = bench.task.negatives(rng, bench.device)
     with engine.record(batch_size=len(drawn), shared=[negatives]):
-        losses = sign * _losses(bench, own, drawn, rng, negatives)
+        losses = factor * _losses(bench, own, drawn, rng, negatives)
     return engine.clipped_sum(losses, clipping_norm=plan.clipping_norm)
 
 

@@ -21,6 +21,7 @@ from functools import cached_property
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from client.answers import AnswerStore
 from client.errors import Refused
@@ -29,17 +30,18 @@ from client.home import Home
 from client.popularity import HISTOGRAM, noisy_histogram
 from client.runtime import Runtime
 from client.secure import SecureSeat
-from client.trainer import Draws, TrainingConfig, train_in_shares, train_locally, train_privately
+from client.trainer import Draws, TrainingConfig, train_as_one, train_in_shares, train_locally, train_privately
 from client.vocabulary import carried
 from client.wire import Reply, Request, encode_request
 from data.files import load_merchant
 from data.samples import EvaluationSet, UserHistories, evaluation_set, histories
 from models.errors import ParameterMismatch
 from models.parameters import load_public
+from privacy.adaptive_clipping import SCALE, SCALES
 from privacy.errors import AccountingError, CalibrationError, PolicyRefusal
 from privacy.ledger import Ledger
 from privacy.noised_exchange import NoisedExchange
-from privacy.plan import FAMILY, Mode, PrivacyPlan
+from privacy.plan import FAMILY, Mode, PrivacyPlan, Unit
 from privacy.policy import RoundRequest
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import Vector
@@ -47,11 +49,11 @@ from privacy.secagg.roster import Roster
 from privacy.secagg.vocabulary import CARRIED
 from privacy.secagg.vocabulary import QUESTION as VOCABULARY
 from privacy.secure_exchange import TRANSPORT, Exchange
+from privacy.units import SHARED_NOISE
 
 Act = Callable[[Draws], Reply]
 PROXIMAL = "proximal-mu"
 PROTOCOL = "secagg"
-SPOKEN = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
 MAX_RUN_NAME = 200
 MAX_STEPS = 10_000
 MAX_MERCHANTS = 32  # of one user
@@ -99,9 +101,8 @@ class Worker:
     def histories(self) -> UserHistories:
         """The bounded histories of this merchant's users before `train_until`."""
         settings = self._home.settings
-        events = load_merchant(self._home.events)
         return histories(
-            events, self._runtime.vocabulary, until=settings.train_until, max_events=settings.max_events
+            self._events(), self._runtime.vocabulary, until=settings.train_until, max_events=settings.max_events
         )
 
     @cached_property
@@ -109,12 +110,16 @@ class Worker:
         """The weeks on which a candidate release is judged."""
         settings = self._home.settings
         return evaluation_set(
-            load_merchant(self._home.events),
+            self._events(),
             self._runtime.vocabulary,
             cut=settings.train_until,
             end=settings.gate_until,
             max_events=settings.max_events,
         )
+
+    def _events(self) -> pl.DataFrame:
+        """The merchant's events; where they are home users' only, it may be nobody's home."""
+        return load_merchant(self._home.events, may_be_empty=Unit.HOME_USER in self._home.policy.units)
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -122,12 +127,9 @@ class Worker:
 
     def _allowed_plan(self, request: Request) -> PrivacyPlan:
         proposed = _json(request, "plan")
-        mode = proposed.get("mode", Mode.NONE)
-        if mode not in SPOKEN:
-            raise Refused(f"mode {mode!r} is not spoken by this node; it takes {', '.join(SPOKEN)}")
         _check_size(proposed)
         plan = PrivacyPlan.from_dict(proposed)
-        if plan.mode is Mode.DISTRIBUTED and plan.epsilon == math.inf:
+        if plan.mode in SHARED_NOISE and plan.epsilon == math.inf:
             raise Refused("a plan with shared noise must claim a finite epsilon; make it with calibrate()")
         if plan.private and not int(request.kind == "train") <= request.round <= plan.rounds:
             raise Refused(f"round {request.round} is outside the plan's {plan.rounds} rounds")
@@ -171,7 +173,10 @@ class Worker:
         config = _training(request)
         load_public(runtime.model, runtime.spec, request.arrays)
         if plan.mode is Mode.DISTRIBUTED:
-            return lambda draws: train_in_shares(runtime, self.histories, plan, draws)
+            scale = _clipping_scale(request, plan)
+            return lambda draws: train_in_shares(runtime, self.histories, plan, draws, scale)
+        if plan.mode is Mode.MERCHANT:
+            return lambda draws: train_as_one(runtime, self.histories, plan, config, draws)
         if plan.private:
             return lambda draws: train_privately(runtime, self.histories, plan, config, draws)
         return lambda draws: train_locally(runtime, self.histories, config, draws)
@@ -206,7 +211,7 @@ class Worker:
     def _exchange(self, request: Request, plan: PrivacyPlan) -> Exchange | NoisedExchange:
         """What an answer to this request holds, by this merchant's own knowledge."""
         arrays = self._answered(request)
-        if plan.mode is Mode.DISTRIBUTED and request.kind != VOCABULARY:
+        if plan.mode in SHARED_NOISE and request.kind != VOCABULARY:
             return NoisedExchange(plan, FAMILY[request.kind], arrays)
         trained_openly = request.kind == "train" and not plan.private
         statistics: dict[str, tuple[int, ...]] = {"loss": (), "users": ()} if trained_openly else {}
@@ -296,6 +301,14 @@ def _check_norms(plan: PrivacyPlan) -> None:
     for name in ("clipping_norm", "popularity_clipping_norm", "gate_clipping_norm"):
         if not low <= getattr(plan, name) <= high:
             raise Refused(f"{name} must lie in {low:g}..{high:g}, found {getattr(plan, name):g}")
+
+
+def _clipping_scale(request: Request, plan: PrivacyPlan) -> float:
+    """How many times the plan's clipping norm is asked for; whatever it is, the cost is the plan's."""
+    value, (low, high) = request.settings.get(SCALE, 1.0), SCALES if plan.clipping_quantile else (1.0, 1.0)
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise Refused(f"{SCALE} must lie in {low:g}..{high:g} under this plan, found {value!r}")
+    return float(value)
 
 
 def _whole(settings: Mapping[str, object], name: str) -> int:

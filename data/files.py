@@ -52,11 +52,12 @@ def load(
     return build_league(name, conform_events(rows, merchants=True), items, min_users=min_users)
 
 
-def load_merchant(events: str, *, now: datetime | None = None) -> pl.DataFrame:
+def load_merchant(events: str, *, now: datetime | None = None, may_be_empty: bool = False) -> pl.DataFrame:
     """One merchant's own events in the contract's form, without `merchant_id`; items are not looked up.
 
-    Raises ContractError with every finding, ReadError when there is nothing to read, PreparationError when the
-    rows are several merchants': a node must never train on another merchant's customers.
+    `may_be_empty`: no rows are no finding. Raises ContractError with every finding, ReadError when there is
+    nothing to read, PreparationError when the rows are several merchants': a node must never train on another
+    merchant's customers.
     """
     table = read(events)
     if MERCHANT in table.frame.columns and (several := table.frame.get_column(MERCHANT).n_unique()) > 1:
@@ -64,7 +65,7 @@ def load_merchant(events: str, *, now: datetime | None = None) -> pl.DataFrame:
             f"The events are the rows of {several} merchants. Give the rows of this merchant alone."
         )
     findings = check(table.frame, None, source=table.locate, catalogue_source="", now=now or datetime.now(UTC))
-    if findings:
+    if findings and not (may_be_empty and table.frame.is_empty()):
         raise ContractError(findings)
     return conform_events(table.frame)
 

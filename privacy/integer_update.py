@@ -9,6 +9,7 @@ privacy and needs no refusal, which would itself tell something. What is masked 
 
 Guarantees:
 - for every dither one user moves the integers by at most s C + sqrt(d) in L2, bounded or not
+- a count of users within the norm adds what the plan's joint norm holds, and no more
 - the summed noise of n merchants has n times a share's variance, whoever drops out
 - a sum with fewer survivors than tolerated is refused
 
@@ -24,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from privacy.adaptive_clipping import count_weight
 from privacy.discrete_gaussian import DITHER_BITS, DiscreteGaussianStream
 from privacy.errors import CalibrationError, NoiseError
 from privacy.noise_shares import NoiseShare, check_survivors
@@ -42,10 +44,15 @@ Words = npt.NDArray[np.uint32]
 def integer_update(clipped: ClippedUpdate, plan: PrivacyPlan, stream: DiscreteGaussianStream) -> IntegerUpdate:
     """One training step's contribution: all parameters in the order of their sorted names, flat.
 
-    Raises NoiseError where clipping norm or length are not the plan's or the sum is not finite.
+    Where clipping adapts, the last number counts the users within the norm. Raises NoiseError where clipping norm
+    or length are not the plan's or the sum is not finite.
     """
     _check_norm(clipped.clipping_norm, plan.clipping_norm)
     parts = [clipped.tensor(name).detach().cpu().numpy().ravel() for name in clipped.names]
+    if plan.clipping_quantile:
+        within_B = clipped.norms_B <= clipped.clipping_norm
+        centred = 2 * int(within_B.sum()) - len(within_B)
+        parts.append(np.array([centred * count_weight(plan.clipping_norm, plan.clipping_share)], np.float32))
     return _protected(np.concatenate(parts), plan, "training", stream)
 
 
@@ -125,7 +132,7 @@ def mean(
 def check_roster(plan: PrivacyPlan, roster: Roster) -> None:
     """Raises CalibrationError where the league's roster promises less than the plan counts on."""
     if plan.sharing is None:
-        raise CalibrationError(f"mode {str(plan.mode)!r} shares no noise; only mode distributed needs a roster")
+        raise CalibrationError(f"mode {str(plan.mode)!r} shares no noise and needs no roster")
     tolerance = plan.sharing.tolerance
     for what, good in (
         (f"at most {tolerance.cohort} members", len(roster.members) <= tolerance.cohort),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A secure exchange in mode `distributed`: words that each merchant rounded and noised, and their sum.
+"""A secure exchange of the modes that share noise: words that each merchant rounded and noised, and their sum.
 
-Nothing else is in the vector: no weight, no count, no statistic. Every merchant counts alike.
+Nothing else is in the vector: no weight, no statistic. Every merchant counts alike. Where clipping adapts, the
+last number of a training vector counts the users within the norm, under its own share of the budget.
 
 Guarantees:
 - a roster that promises less than the plan counts on is refused at both ends
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from privacy.adaptive_clipping import WITHIN, count_weight
 from privacy.errors import CalibrationError
-from privacy.integer_update import check_roster, mean, plan_digest
+from privacy.integer_update import check_roster, mean, plan_digest, released_sum
 from privacy.plan import PrivacyPlan
 from privacy.secagg.errors import RequestRefused, ValueRefused
 from privacy.secagg.masks import Vector
@@ -32,12 +34,18 @@ class NoisedExchange:
     Attributes:
         arrays: names and shapes of what the words stand for, in the order of the sorted names.
         divisor: public number of users that stand for a merchant's, by which the mean over merchants is divided.
+        scale: of the clipping norm in this round; merchants send their gradients in units of it.
     """
 
     plan: PrivacyPlan
     family: str
     arrays: Shapes
     divisor: float = 1.0
+    scale: float = 1.0
+
+    @property
+    def _counts(self) -> bool:
+        return self.family == "training" and self.plan.clipping_quantile > 0
 
     def terms(self, roster: Roster, request: bytes) -> RoundTerms:
         """The terms that ROUND_OPEN must name; `request` is the digest of what was asked.
@@ -49,20 +57,24 @@ class NoisedExchange:
         except CalibrationError as unfit:
             raise RequestRefused(str(unfit)) from None
         size = sum(int(np.prod(shape, dtype=np.int64)) for shape in self.arrays.values())
-        return RoundTerms(request, plan_digest(self.plan, self.family, self.arrays), size, 0)
+        return RoundTerms(request, plan_digest(self.plan, self.family, self.arrays), size + self._counts, 0)
 
     def vector(self, words: bytes) -> Vector:
         """One merchant's vector from its words (little-endian uint32); a copy, as masks are added in place."""
         return Vector(np.frombuffer(words, "<u4").copy(), np.zeros(0, "<u8"))
 
     def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened:
-        """The mean over the survivors, divided by `divisor`.
+        """The mean over the survivors, divided by `divisor`; where clipping adapts, who was within the norm.
 
         Raises ValueRefused when more merchants dropped out than the noise is laid out for.
         """
-        share = self.plan.share(self.family)
+        share, users = self.plan.share(self.family), self.divisor * survivors
+        body = vector.body[: len(vector.body) - self._counts]
         try:
-            found = mean(vector.body, share, survivors, self.arrays, self.divisor * survivors)
+            found = mean(body, share, survivors, self.arrays, users / self.scale)
+            last = released_sum(vector.body[len(body) :], share, survivors)
         except CalibrationError as too_few:
             raise ValueRefused(str(too_few)) from None
-        return Opened(dict(found.values), {}, survivors)
+        each = 2 * count_weight(self.plan.clipping_norm, self.plan.clipping_share) * users
+        statistics = {WITHIN: np.asarray(0.5 + last[0] / each)} if self._counts else {}
+        return Opened(dict(found.values), statistics, survivors)

@@ -4,20 +4,20 @@
 A `PrivacyRequest` says what is wanted; `calibrate` finds the smallest training noise whose total, together
 with the one-shot popularity and gate releases, stays within epsilon. A `PrivacyPlan` recomputes its own
 epsilon whenever it is made, also from what another party sent: a plan that claims less than it costs cannot
-exist. In mode `distributed` it also fixes each merchant's share of the noise (`privacy.noise_shares`).
+exist. In modes `distributed` and `merchant` it also fixes each merchant's share of the noise
+(`privacy.noise_shares`).
 
 Guarantees:
 - the plan's epsilon covers popularity, every training step and the gate together
 - a plan that claims less than its events cost cannot be built
 - epsilon_after never falls from round to round and ends at the plan's epsilon
-- a unit that nothing enforces is refused by name
+- where clipping adapts, noise is laid out for gradient and count together
 - a distributed plan whose shares, grid or ring don't fit its noise cannot be built
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from enum import StrEnum
 from typing import Any, Final, Self
 
 from privacy.accountant import (
@@ -30,35 +30,20 @@ from privacy.accountant import (
     gaussian_mu,
     smallest_noise,
 )
+from privacy.adaptive_clipping import joint_norm
 from privacy.errors import CalibrationError
 from privacy.noise_shares import NoiseShare, Sharing, Tolerance
+from privacy.plan_checks import check_ranges, check_whole_merchants
 from privacy.statements import adversary, not_protected, statement
+from privacy.units import SHARED_NOISE, Mode, Unit, mode_of, unit_of
 
 __all__ = ["FAMILY", "Mode", "PrivacyPlan", "PrivacyRequest", "Unit", "calibrate"]
 
 
-class Mode(StrEnum):
-    """Who adds noise, and whom it protects against."""
-
-    NONE = "none"
-    LOCAL = "local"
-    DISTRIBUTED = "distributed"
-    MERCHANT = "merchant"
-
-
-class Unit(StrEnum):
-    """What is added or removed between two neighbouring leagues."""
-
-    USER_MERCHANT = "user_merchant"  # one user inside one merchant
-    HOME_USER = "home_user"  # one user, whose events count at their home merchant only
-    USER_K = "user_k"  # one user, who shops at no more than merchants_per_user merchants
-
-
-_BUILT: Final = (Mode.NONE, Mode.LOCAL, Mode.DISTRIBUTED)
-_ENFORCED: Final = (Unit.USER_MERCHANT, Unit.USER_K)
 _FAMILIES: Final = ("popularity", "training", "gate")
 FAMILY: Final = {"popularity": "popularity", "train": "training", "gate": "gate"}  # by what is asked
 _SHARING: Final = ("cohort", "dropouts", "colluders", "coordinates", "scale_log2")
+_ADAPTIVE: Final = ("clipping_quantile", "clipping_share")
 _SAMPLER_SHARE: Final = 1e-6  # of delta, kept for the distance of drawn noise from the exact distribution
 
 
@@ -68,9 +53,12 @@ class PrivacyRequest:
 
     epsilon and delta are totals over all rounds. clipping_norm bounds one user's gradient in one step,
     popularity_clipping_norm one user's item histogram, gate_clipping_norm one user's evaluation vector (L2
-    norms). merchants_per_user counts for the unit `user_k` only; cohort, dropouts, colluders (merchants),
-    coordinates (length of the longest released vector) and scale_log2 (the grid is 2^-scale_log2) for mode
-    `distributed` only.
+    norms); in mode `merchant`, where a step is a round, the first two bound a merchant's whole update and
+    histogram. merchants_per_user counts for the unit `user_k` only; cohort, dropouts, colluders (merchants),
+    coordinates (length of the longest released vector) and scale_log2 (the grid is 2^-scale_log2) for the modes
+    `distributed` and `merchant`. In the former a clipping_quantile above 0 lets the clipping norm follow that
+    quantile of the users' gradient norms, from clipping_norm on; the count that steers it gets clipping_share of
+    each round's mu² (`privacy.adaptive_clipping`).
     """
 
     mode: Mode | str
@@ -92,16 +80,19 @@ class PrivacyRequest:
     colluders: int = 0
     coordinates: int = 0
     scale_log2: int = 20
+    clipping_quantile: float = 0.0
+    clipping_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPlan:
     """What is done. A noise multiplier of 0 for popularity or gate means that this release is not made.
 
-    All noise has deviation `noise multiplier * its clipping norm`, added by every merchant in mode `local`. In
-    mode `distributed` the multiplier is what the tolerated adversary faces, in units of one user's rounded
-    contribution, and `share` says what each merchant adds; in other modes the last five fields are 0. Raises
-    CalibrationError where fields disagree. A plan with epsilon inf claims nothing: shares are not checked.
+    All noise has deviation `noise multiplier * its clipping norm`, added by every merchant in mode `local`. In the
+    modes `distributed` and `merchant` the multiplier is what the tolerated adversary faces, in units of one unit's
+    rounded contribution (gradient and count together where clipping adapts), and `share` says what each merchant
+    adds; in other modes the last seven fields are 0. Raises CalibrationError where fields disagree. A plan with
+    epsilon inf claims nothing: shares are not checked.
     """
 
     mode: Mode
@@ -124,17 +115,21 @@ class PrivacyPlan:
     colluders: int = 0
     coordinates: int = 0
     scale_log2: int = 0
+    clipping_quantile: float = 0.0
+    clipping_share: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
-        object.__setattr__(self, "mode", _mode(self.mode))
-        object.__setattr__(self, "unit", _unit(self.unit, self.merchants_per_user))
-        if self.mode is not Mode.DISTRIBUTED and any(getattr(self, name) for name in _SHARING):
-            raise CalibrationError(f"mode {str(self.mode)!r} shares no noise: leave {', '.join(_SHARING)} at 0")
+        check_ranges(self)
+        object.__setattr__(self, "mode", mode_of(self.mode))
+        object.__setattr__(self, "unit", unit_of(self.unit, self.merchants_per_user))
+        if self.mode not in SHARED_NOISE and any(getattr(self, n) for n in _SHARING + _ADAPTIVE):
+            names = ", ".join(_SHARING + _ADAPTIVE)
+            raise CalibrationError(f"mode {str(self.mode)!r} shares no noise: leave {names} at 0")
         if self.mode is Mode.NONE:
             if self.epsilon != math.inf:
                 raise CalibrationError(f"mode none protects nothing: epsilon must be inf, found {self.epsilon}")
             return
+        check_whole_merchants(self)
         _check_sharing(self)
         cost = _cost(self.events, self._charged_delta, self.accountant)
         if not cost <= self.epsilon * (1 + 1e-9):
@@ -199,12 +194,12 @@ class PrivacyPlan:
 
     @property
     def _charged_delta(self) -> float:
-        return self.delta * (1 - _SAMPLER_SHARE) if self.mode is Mode.DISTRIBUTED else self.delta
+        return self.delta * (1 - _SAMPLER_SHARE) if self.mode in SHARED_NOISE else self.delta
 
     @property
     def sharing(self) -> Sharing | None:
-        """Tolerance, length and grid of mode `distributed`; None in the others."""
-        if self.mode is not Mode.DISTRIBUTED:
+        """Tolerance, length and grid of the modes that share noise; None in the others."""
+        if self.mode not in SHARED_NOISE:
             return None
         tolerance = Tolerance(self.cohort, self.dropouts, self.colluders)
         return Sharing(tolerance, self.coordinates, self.scale_log2)
@@ -213,7 +208,7 @@ class PrivacyPlan:
         """Deviation of the noise that every merchant adds to each number of a release, in units of the update."""
         if not self.release_events(family):
             return 0.0
-        if self.mode is Mode.DISTRIBUTED:
+        if self.mode in SHARED_NOISE:
             return self.share(family).deviation
         prefix = "" if family == "training" else f"{family}_"
         noise, norm = getattr(self, f"{prefix}noise_multiplier"), getattr(self, f"{prefix}clipping_norm")
@@ -222,14 +217,14 @@ class PrivacyPlan:
     def share(self, family: str) -> NoiseShare:
         """What every merchant adds to this release, its grid and the room in the ring.
 
-        Raises CalibrationError unless the mode is `distributed` and the release is made.
+        Raises CalibrationError unless the mode shares noise and the release is made.
         """
         if self.sharing is None or not self.release_events(family):
             raise CalibrationError(f"mode {str(self.mode)!r}: the release {family!r} shares no noise in this plan")
-        prefix = "" if family == "training" else f"{family}_"
-        return self.sharing.share(
-            getattr(self, f"{prefix}noise_multiplier"), getattr(self, f"{prefix}clipping_norm")
-        )
+        if family == "training":
+            return self.sharing.share(self.noise_multiplier, joint_norm(self.clipping_norm, self.clipping_share))
+        noise, norm = getattr(self, f"{family}_noise_multiplier"), getattr(self, f"{family}_clipping_norm")
+        return self.sharing.share(noise, norm)
 
     @property
     def _tolerance(self) -> Tolerance | None:
@@ -278,18 +273,10 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     """The plan with the smallest training noise whose total epsilon is at most the request's.
 
     Popularity and gate get their share of mu² as one Gaussian release each; the training noise is found by
-    root search on the accountant. Raises CalibrationError where no noise meets the request, the mode is not built
-    or the unit not enforced.
+    root search on the accountant. Raises CalibrationError where no noise meets the request.
     """
-    mode = _mode(request.mode)
-    unit = _unit(request.unit, request.merchants_per_user)
-    if mode not in _BUILT:
-        raise CalibrationError(f"mode {str(mode)!r} is not available yet; use one of {[str(m) for m in _BUILT]}")
-    if unit not in _ENFORCED:
-        raise CalibrationError(
-            f"unit {str(unit)!r} is not available yet, as nothing holds users to one home merchant; "
-            f"use one of {[str(u) for u in _ENFORCED]}"
-        )
+    mode = mode_of(request.mode)
+    unit = unit_of(request.unit, request.merchants_per_user)
     base = PrivacyPlan(
         mode=Mode.NONE,
         unit=unit,
@@ -308,7 +295,8 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
     if mode is Mode.NONE:
         return base
     _check_budget(request)
-    sharing = {name: getattr(request, name) for name in _SHARING} if mode is Mode.DISTRIBUTED else {}
+    names = () if mode not in SHARED_NOISE else _SHARING + (_ADAPTIVE if request.clipping_quantile else ())
+    sharing = {name: getattr(request, name) for name in names}
     scale = _releases_per_unit(mode, request.merchants_per_user) / gaussian_mu(request.epsilon, request.delta)
     one_shot: dict[str, Any] = {
         f"{name}_noise_multiplier": scale / math.sqrt(share) if share > 0 else 0.0
@@ -338,28 +326,6 @@ def _releases_per_unit(mode: Mode, merchants: int) -> float:
     return float(merchants) if mode is Mode.DISTRIBUTED else math.sqrt(merchants)
 
 
-def _mode(value: Mode | str) -> Mode:
-    try:
-        return Mode(value)
-    except ValueError:
-        raise CalibrationError(f"mode must be one of {[str(m) for m in Mode]}, found {value!r}") from None
-
-
-def _unit(value: Unit | str, merchants: int) -> Unit:
-    try:
-        unit = Unit(value)
-    except ValueError:
-        raise CalibrationError(f"unit must be one of {[str(u) for u in Unit]}, found {value!r}") from None
-    if isinstance(merchants, bool) or not isinstance(merchants, int) or merchants < 1:
-        raise CalibrationError(f"merchants_per_user must be a whole number >= 1, found {merchants!r}")
-    if (unit is Unit.USER_K) != (merchants > 1):
-        raise CalibrationError(
-            f"unit {str(unit)!r} with merchants_per_user {merchants}: "
-            "give merchants_per_user >= 2 with unit user_k, and 1 with every other unit"
-        )
-    return unit
-
-
 def _check_budget(request: PrivacyRequest) -> None:
     if not (request.epsilon > 0 and math.isfinite(request.epsilon)):
         raise CalibrationError(f"epsilon must be positive and finite, found {request.epsilon}; else use mode none")
@@ -369,19 +335,24 @@ def _check_budget(request: PrivacyRequest) -> None:
         raise CalibrationError(
             f"popularity_share and gate_share must be >= 0 and leave something for training, found {shares}"
         )
+    if request.clipping_quantile and mode_of(request.mode) is not Mode.DISTRIBUTED:
+        raise CalibrationError(
+            f"clipping_quantile={request.clipping_quantile:g} takes mode distributed; set it to 0 in mode "
+            f"{str(request.mode)!r}"
+        )
 
 
 def _check_sharing(plan: PrivacyPlan) -> None:
     """That each release's share exists, on this grid and in this ring, and is drawn exactly enough."""
-    if plan.mode is Mode.DISTRIBUTED and not (plan.cohort and plan.coordinates):
+    if plan.mode in SHARED_NOISE and not (plan.cohort and plan.coordinates):
         raise CalibrationError(
-            "mode distributed shares its noise: give cohort, dropouts, colluders, coordinates and scale_log2"
+            f"mode {plan.mode} shares its noise: give cohort, dropouts, colluders, coordinates and scale_log2"
         )
     if plan.sharing is None:
         return
     if plan.rounds and plan.steps_per_round != 1:
         raise CalibrationError(
-            f"mode distributed sums once per round: steps_per_round must be 1, found {plan.steps_per_round}"
+            f"mode {plan.mode} sums once per round: steps_per_round must be 1, found {plan.steps_per_round}"
         )
     if plan.epsilon == math.inf:
         return
@@ -389,19 +360,3 @@ def _check_sharing(plan: PrivacyPlan) -> None:
         if plan.release_events(family) and (family != "training" or plan.rounds):
             plan.share(family)
     plan.sharing.check_draws(plan.steps + 2, plan.epsilon, _SAMPLER_SHARE * plan.delta)
-
-
-def _check_ranges(plan: PrivacyPlan) -> None:
-    norms = (plan.clipping_norm, plan.popularity_clipping_norm, plan.gate_clipping_norm)
-    noises = (plan.noise_multiplier, plan.popularity_noise_multiplier, plan.gate_noise_multiplier)
-    counts = (plan.rounds, plan.steps_per_round)
-    for what, good in (
-        ("delta must lie in (0, 1)", isinstance(plan.delta, float) and 0 < plan.delta < 1),
-        ("sampling_rate must lie in (0, 1]", 0 < plan.sampling_rate <= 1),
-        ("clipping norms must be positive and finite", all(0 < n < math.inf for n in norms)),
-        ("noise multipliers must be >= 0 and finite", all(0 <= n < math.inf for n in noises)),
-        ("rounds and steps_per_round must be whole and >= 0", all(type(n) is int and n >= 0 for n in counts)),
-        ("accountant must be prv or rdp", plan.accountant in ("prv", "rdp")),
-    ):
-        if not good:
-            raise CalibrationError(f"{what}; found {plan!r}")

@@ -19,6 +19,7 @@ from privacy.accountant import epsilon
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.plan import Mode, PrivacyPlan, Unit
 from privacy.secagg.vocabulary import DEFAULT_CARRIERS
+from privacy.units import SHARED_NOISE
 
 __all__ = ["Policy", "RoundRequest"]
 
@@ -87,6 +88,10 @@ class Policy:
             (f"tasks must be a list of names, found {self.tasks!r}", names(self.tasks, None)),
             (f"modes must be of {[str(m) for m in Mode]}, found {self.modes!r}", names(self.modes, Mode)),
             (f"units must be of {[str(u) for u in Unit]}, found {self.units!r}", names(self.units, Unit)),
+            (
+                f"unit 'merchant' takes a ledger of its own: name it alone, found {self.units!r}",
+                Unit.MERCHANT not in self.units or self.units == (Unit.MERCHANT,),
+            ),
         )
 
     @classmethod
@@ -143,7 +148,7 @@ class Policy:
             ),
             (
                 f"in mode {str(plan.mode)!r} a single answer carries too little noise to leave without a mask",
-                request.secure_aggregation or plan.mode is not Mode.DISTRIBUTED,
+                request.secure_aggregation or plan.mode not in SHARED_NOISE,
             ),
             (
                 "secure aggregation is required and was not offered",

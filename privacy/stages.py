@@ -5,7 +5,7 @@
                                        └──share of noise──▶ IntegerUpdate ──mask──┘
 
 LocalUpdate, ClippedUpdate and IntegerUpdate must not leave the merchant. `NoisedUpdate` may in mode `local`; in
-mode `distributed` only a `MaskedUpdate` may. Contents are never printed.
+modes `distributed` and `merchant` only a `MaskedUpdate` may. Contents are never printed.
 
 Guarantees:
 - sending an unprotected update does not type-check

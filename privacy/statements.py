@@ -14,24 +14,30 @@ __all__ = ["adversary", "not_protected", "statement"]
 _UNITS: Final = {
     "user_merchant": "one user inside one merchant (all events of that user there)",
     "home_user": "one user, whose events are used at their home merchant only",
+    "merchant": "one merchant (all its data; that it takes part is known)",
     "user_k": "one user of at most {k} merchants (all events of that user at all of them together)",
 }
+_SUMS_ONLY: Final = (
+    "the platform together with at most {colluders} of the {cohort} merchants, and whoever gets a release, as far "
+    "as secure aggregation holds"
+)
 _ADVERSARIES: Final = {
     "local": "everybody outside the merchant: platform, all other merchants together, whoever gets a release",
-    "distributed": "the platform together with at most {colluders} of the {cohort} merchants, and whoever gets a "
-    "release, as far as secure aggregation holds",
-    "merchant": "whoever gets a release",
+    "distributed": _SUMS_ONLY,
+    "merchant": _SUMS_ONLY,
 }
 _SHARES: Final = (
     "Each merchant adds a share of the noise; a round in which fewer than {least} of the {cohort} merchants' sums "
     "arrive fails and releases nothing."
 )
-_DISTRIBUTED: Final = (
+_SHARED: Final = (
     "Against the platform together with more than {colluders} merchants: each further one takes its share of the "
     "noise away.",
     "Merchants that add less noise than planned, or none: they count among the {colluders} that are tolerated.",
     "A break of secure aggregation: a single merchant's sum carries its share of the noise only.",
-    "Users whose merchant lets others know who was drawn in a step: the epsilon counts on that being secret.",
+)
+_SAMPLED: Final = (
+    "Users whose merchant lets others know who was drawn in a step: the epsilon counts on that being secret."
 )
 _NEVER: Final = (
     "What a merchant's own insiders, or whoever breaks into a merchant's machine, do with that merchant's data.",
@@ -47,12 +53,14 @@ _BY_UNIT: Final = {
     "user_merchant": "A user who shops at several merchants: their losses add up over the merchants, and together "
     "exceed the epsilon that is stated here.",
     "home_user": "A user whose home merchant was assigned wrongly or twice.",
+    "merchant": "One change inside a merchant's data, such as one of its users: the epsilon compares all its data "
+    "with none, and two versions of its data may be twice as far apart.",
     "user_k": "A user of more than {k} merchants.",
 }
 
 
 def adversary(mode: str, tolerance: Tolerance | None = None) -> str:
-    """Against whom. `tolerance` belongs to mode `distributed`."""
+    """Against whom. `tolerance` belongs to the modes that share noise."""
     return "nobody" if mode == "none" else _ADVERSARIES[mode].format(**_numbers(tolerance))
 
 
@@ -73,11 +81,12 @@ def statement(
             "and may reveal single events of single users to whoever sees them."
         )
     shown = "inf" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000) / 1000:g}"
+    trained = "" if mode == "merchant" else f" with {steps} training steps"
     shares = f" {_SHARES.format(**_numbers(tolerance))}" if tolerance else ""
     return (
         f"({shown}, {delta:g})-differential privacy for {_UNITS[unit].format(k=merchants_per_user)}, "
         f"against {adversary(mode, tolerance)}.{shares} "
-        f"The epsilon is the total over {rounds} rounds with {steps} training steps and every other release that "
+        f"The epsilon is the total over {rounds} rounds{trained} and every other release that "
         "depends on users (popularity, quality gate); the shared vocabulary is taken as given. Neighbouring data "
         "differ by adding or removing the unit."
     )
@@ -92,8 +101,9 @@ def not_protected(
             "Nothing is protected by noise in this mode: use it for public data and comparisons.",
             *_NEVER,
         )
-    shares = tuple(line.format(**_numbers(tolerance)) for line in _DISTRIBUTED) if tolerance else ()
-    return (_BY_UNIT[unit].format(k=merchants_per_user), *shares, *_NEVER)
+    shares = tuple(line.format(**_numbers(tolerance)) for line in _SHARED) if tolerance else ()
+    sampled = (_SAMPLED,) if mode == "distributed" else ()
+    return (_BY_UNIT[unit].format(k=merchants_per_user), *shares, *sampled, *_NEVER)
 
 
 def _numbers(tolerance: Tolerance | None) -> dict[str, int]:

@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from privacy.adaptive_clipping import SCALE, WITHIN, scale_after
 from server.checkpoints import Arrays, Checkpoint, CheckpointFolder, RoundRecord
 from server.errors import NotEnoughMerchants, RunFailed
 from strategies.averaging import averaged
@@ -77,10 +78,12 @@ def run_rounds(
     train_config: Mapping[str, str | int],
     checkpoints: CheckpointFolder,
     observe: Observer,
+    quantile: float = 0.0,
 ) -> Checkpoint:
     """Run the rounds that `start` still lacks and return the final state.
 
     `grid` runs the cohort over `league`; a round for which the league does not gather in time is a failed round.
+    `quantile`: of the users' gradient norms, which the clipping norm follows; 0 where it is fixed.
 
     Raises:
         RunFailed: no round of the whole run succeeded.
@@ -89,7 +92,8 @@ def run_rounds(
     restore(strategy, start.strategy)
     state = start
     for number in range(start.round + 1, config.rounds + 1):
-        state = _one_round(number, strategy, league, grid, state, config, train_config)
+        asked = {**train_config, **_clipping(quantile, state)}
+        state = _one_round(number, strategy, league, grid, state, config, asked)
         done = sum(not record.failure for record in state.history)
         if chosen.averaging and not state.history[-1].failure:
             state = replace(state, averaged=averaged(state.averaged, state.arrays, done, chosen.averaging))
@@ -107,7 +111,7 @@ def _one_round(
     grid: CohortGrid,
     state: Checkpoint,
     config: RoundsConfig,
-    train_config: Mapping[str, str | int],
+    train_config: Mapping[str, str | int | float],
 ) -> Checkpoint:
     began = time.monotonic()
     _seed_cohort_draw(config.seed, number)
@@ -136,6 +140,13 @@ def _one_round(
         strategy=state_of(strategy),
         history=(*state.history, record),
     )
+
+
+def _clipping(quantile: float, state: Checkpoint) -> dict[str, float]:
+    """The clipping norm to ask for next: it follows from the history, so a resumed run asks for the same."""
+    if not quantile:
+        return {}
+    return {SCALE: scale_after(quantile, (r.statistics[WITHIN] for r in state.history if not r.failure))}
 
 
 def _failed(state: Checkpoint, number: int, failed: Exception, wall_s: float) -> Checkpoint:

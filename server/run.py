@@ -89,7 +89,10 @@ def conduct(
     observe(state)
     statistics, max_weight = ({}, 1) if settings.plan.private else (TRAIN_STATISTICS, MAX_EXAMPLES)
     cohort_grid = CohortGrid(grid, cohort, statistics, max_weight, state.fixed)
-    return run_rounds(settings.strategy, grid, cohort_grid, state, settings.rounds, proposal, checkpoints, observe)
+    quantile = settings.plan.clipping_quantile
+    return run_rounds(
+        settings.strategy, grid, cohort_grid, state, settings.rounds, proposal, checkpoints, observe, quantile
+    )
 
 
 def _with_popularity(

@@ -53,7 +53,8 @@ class ModelConfig:
 class PrivacyConfig:
     """What is promised to a user, and how the budget is split.
 
-    dropouts and colluders are shares of the league; they and scale_log2 belong to mode `distributed`.
+    dropouts and colluders are shares of the league; they and scale_log2 belong to modes `distributed` and
+    `merchant`, the quantile that the clipping norm follows to `distributed`.
     """
 
     mode: str = MISSING
@@ -70,6 +71,8 @@ class PrivacyConfig:
     dropouts: float = 0.0
     colluders: float = 0.0
     scale_log2: int = 16
+    clipping_quantile: float = 0.0
+    clipping_share: float = 0.01
 
 
 @dataclass(frozen=True)

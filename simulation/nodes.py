@@ -15,7 +15,7 @@ from client.home import MerchantSettings, create_home, open_home
 from client.runtime import Runtime, RuntimeSettings, open_runtime, read_runtime, write_runtime
 from client.wire import Reply, Request
 from client.worker import Worker
-from simulation.league import Merchant, PreparedLeague, events_file, open_league
+from simulation.league import Merchant, PreparedLeague, events_file, home_file, open_league
 from simulation.pool import Answerer, Factory
 from simulation.research import KINDS, Researcher
 from simulation.shelf import HELD_EVENTS, Shelf
@@ -37,15 +37,24 @@ class NodesSpec:
 
 
 def create_homes(
-    spec: NodesSpec, league: PreparedLeague, runtime: RuntimeSettings, seed: int, policy: str
+    spec: NodesSpec,
+    league: PreparedLeague,
+    runtime: RuntimeSettings,
+    seed: int,
+    policy: str,
+    home_users: bool = False,
 ) -> None:
-    """One home per merchant; its secret follows from the seed, so that a simulation repeats itself."""
+    """One home per merchant; its secret follows from the seed, so that a simulation repeats itself.
+
+    `home_users`: a merchant's worker sees its home users alone; the league must have been prepared with them.
+    """
+    events_of = home_file if home_users else events_file
     spec.homes.mkdir(parents=True, exist_ok=True)
     write_runtime(spec.homes / RUNTIME, runtime)
     for merchant in league.merchants:
         settings = MerchantSettings(
             name=merchant.name,
-            events=str(events_file(spec.league, merchant).resolve()),
+            events=str(events_of(spec.league, merchant).resolve()),
             train_until=league.split.train_end,
             gate_until=league.split.valid_end,
             max_events=league.max_events,

@@ -21,6 +21,7 @@ from models.tasks import build_task
 from privacy.errors import PrivacyError
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
 from privacy.secagg.tags import MAX_MEMBERS
+from privacy.units import SHARED_NOISE
 from server.cohorts import PLAIN, SECURE
 from server.rounds import RoundsConfig
 from server.run import RunSettings
@@ -122,7 +123,8 @@ def _size(config: Config, league: PreparedLeague, vocabulary: Vocabulary) -> Siz
     task = build_task(config.model.task, options(config, Mode(config.privacy.mode)), vocabulary.codes_VA)
     model = task.build(config.seed)
     weights = sum(array.size for array in arrays_of(model, task.spec(model).shared).values())
-    return Size(len(league.merchants), max(weights, vocabulary.size + 1))
+    counts = config.privacy.clipping_quantile > 0
+    return Size(len(league.merchants), max(weights + counts, vocabulary.size + 1))
 
 
 def plans(config: Config, size: Size) -> dict[str, PrivacyPlan]:
@@ -166,13 +168,14 @@ def _check_ranges(config: Config) -> None:
     for name, share in (("dropouts", config.privacy.dropouts), ("colluders", config.privacy.colluders)):
         if not 0 <= share < 0.5:
             wrong.append(f"privacy.{name} is a share of the merchants in [0, 0.5), found {share:g}")
-    if config.privacy.mode == Mode.DISTRIBUTED and cohort.aggregation == PLAIN:
+    mode = config.privacy.mode
+    if mode in SHARED_NOISE and cohort.aggregation == PLAIN:
         wrong.append(
-            "privacy.mode=distributed shares noise under masks: set cohort.aggregation=secure, or privacy=local"
+            f"privacy.mode={mode} shares noise under masks: set cohort.aggregation=secure, or privacy=local"
         )
-    if config.privacy.mode == Mode.DISTRIBUTED and config.strategy.fraction_train != 1:
+    if mode in SHARED_NOISE and config.strategy.fraction_train != 1:
         wrong.append(
-            "privacy.mode=distributed lays its noise out for the whole league: set strategy.fraction_train=1, "
+            f"privacy.mode={mode} lays its noise out for the whole league: set strategy.fraction_train=1, "
             f"found {config.strategy.fraction_train:g}"
         )
     for name, seconds in (
@@ -192,10 +195,11 @@ def _check_ranges(config: Config) -> None:
     if data.league == "files":
         missing = [name for name, value in (("events", data.events), ("catalogue", data.catalogue)) if not value]
         wrong += [f"data.{name} is not set: give data.{name}=PATH (docs/your-own-data.md)" for name in missing]
-    if config.repository and config.serve and config.privacy.mode != Mode.NONE and not config.privacy.gate_share:
+    if config.repository and config.serve and mode != Mode.NONE and not config.privacy.gate_share:
+        remedy = "another mode has one" if mode == Mode.MERCHANT else "give the gate a share, such as 0.05"
         wrong.append(
             "privacy.gate_share=0 leaves nothing to compare a release with the last one of "
-            f"repository={config.repository}: give the gate a share, such as 0.05"
+            f"repository={config.repository}: {remedy}"
         )
     if wrong:
         raise SettingsError("; ".join(wrong))

@@ -7,12 +7,14 @@ from typing import Protocol, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from privacy.adaptive_clipping import SCALE
 from privacy.noised_exchange import NoisedExchange
 from privacy.plan import FAMILY, Mode, PrivacyPlan
 from privacy.secagg.masks import Vector
 from privacy.secagg.merchant import RoundTerms
 from privacy.secagg.roster import Roster
 from privacy.secure_exchange import Arrays, Exchange, Opened, Scalars, request_digest
+from privacy.units import SHARED_NOISE
 from strategies.cohort import ARRAYS, CONFIG, FIXED, Expected
 from strategies.errors import BadUpdate
 
@@ -83,12 +85,14 @@ def protocol_bytes(reply: Message) -> bytes:
 
 def _exchange(kind: str, settings: Scalars, expected: Expected) -> Summed:
     plan = json.loads(str(settings.get("plan", "{}")))
-    if plan.get("mode") != Mode.DISTRIBUTED or kind not in FAMILY:
+    if plan.get("mode") not in SHARED_NOISE or kind not in FAMILY:
         max_weight = int(settings.get(MAX_WEIGHT, 1))
         return Exchange(kind, expected.arrays, expected.statistics, max_weight)
-    drawn = plan["sampling_rate"] * json.loads(str(settings["training"]))["expected_users"]
-    divisor = drawn if kind == MessageType.TRAIN else 1.0
-    return NoisedExchange(PrivacyPlan.from_dict(plan), FAMILY[kind], expected.arrays, divisor)
+    divisor = 1.0
+    if kind == MessageType.TRAIN and plan["mode"] == Mode.DISTRIBUTED:
+        divisor = plan["sampling_rate"] * json.loads(str(settings["training"]))["expected_users"]
+    scale = float(settings.get(SCALE, 1.0))
+    return NoisedExchange(PrivacyPlan.from_dict(plan), FAMILY[kind], expected.arrays, divisor, scale)
 
 
 def _digest(message: Message) -> bytes:

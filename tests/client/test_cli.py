@@ -144,8 +144,8 @@ def test_doctor_tells_of_items_that_the_league_does_not_know(small, capsys):
     [
         ("max_epsilon = 0", "max_epsilon must be a number > 0"),
         ("modes = []", "modes must be of"),
-        ('modes = ["merchant"]', "of the modes it speaks only none, local, distributed"),
-        ('units = ["home_user"]', "nothing holds users to one home merchant"),
+        ('modes = ["merchant"]', "mode merchant protects the unit merchant"),
+        ('units = ["merchant"]', "mode merchant protects the unit merchant"),
         ('tasks = ["telepathy"]', "task 'recommendation' is not among ['telepathy']"),
         ("max_epsilon = 1e-9", "epsilon"),
     ],
@@ -158,9 +158,18 @@ def test_doctor_finds_a_policy_that_refuses_every_plan(small, capsys, line, word
     assert word in bad[0]["found"]
 
 
-@pytest.mark.parametrize("mode", ["none", "local", "distributed"])
-def test_doctor_finds_a_policy_that_allows_one_mode_sound(small, capsys, mode):
-    (small.home / "policy.toml").write_text(f'modes = ["{mode}"]\n')
+@pytest.mark.parametrize(
+    ("mode", "unit"),
+    [
+        ("none", "user_merchant"),
+        ("local", "user_merchant"),
+        ("local", "home_user"),
+        ("distributed", "user_merchant"),
+        ("merchant", "merchant"),
+    ],
+)
+def test_doctor_finds_a_policy_that_allows_one_mode_and_its_unit_sound(small, capsys, mode, unit):
+    (small.home / "policy.toml").write_text(f'modes = ["{mode}"]\nunits = ["{unit}"]\n')
     assert doctor([str(small.home), "--json"]) == 0
 
 

@@ -98,7 +98,7 @@ FORGED = {
     "claims too little": (edited(epsilon=0.5), "claims epsilon 0.5, its events cost"),
     "no noise": (edited(noise_multiplier=0.0), "."),
     "little noise": (edited(noise_multiplier=0.2, epsilon="inf"), "the plan costs epsilon"),
-    "merchant mode": (edited(mode="merchant"), "'merchant' is not spoken"),
+    "merchant mode": (edited(mode="merchant"), "protects the unit merchant"),
     "distributed mode": (
         edited(mode="distributed", steps_per_round=1, cohort=5, coordinates=5000, scale_log2=20),
         "carries too little noise to leave without a mask",
@@ -112,7 +112,7 @@ FORGED = {
     "gate norm that overflows": (edited(gate_clipping_norm=1e37), "must lie in"),
     "rate above one": (edited(sampling_rate=1.5), "sampling_rate"),
     "text for a number": (edited(noise_multiplier="2"), "wrong types"),
-    "list for a mode": (edited(mode=[]), "is not spoken"),
+    "list for a mode": (edited(mode=[]), "mode must be one of"),
     "nothing": ({}, "lacks fields"),
 }
 

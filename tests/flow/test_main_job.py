@@ -266,7 +266,7 @@ def test_user_k_is_refused_where_a_user_shops_at_more_merchants(run_job, own_fil
         ("strategy.name=krum", "krum"),
         ("model.task=telepathy", "telepathy"),
         ("privacy.epsilon=-1", "epsilon"),
-        ("privacy.unit=home_user", "home_user"),
+        ("privacy.unit=household", "household"),
         ("cohort.min_merchants=9", "cohort.min_merchants=9, the league has 4"),
         ("cohort.aggregation=plain", "privacy.mode=distributed shares noise under masks"),
         ("model.under_noise.distributed.training.expected_users=0", "expected_users"),

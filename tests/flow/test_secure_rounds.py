@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from client.home import open_home
+from privacy.adaptive_clipping import WITHIN, scale_after
 from privacy.ledger import Ledger
 from server.checkpoints import model_hash
 from simulation.config import register
@@ -101,6 +102,28 @@ def test_a_round_in_which_more_drop_out_than_the_noise_is_laid_out_for_fails_and
     assert final.history[1].survivors == 3
 
 
+def test_the_clipping_norm_follows_the_released_count_through_a_run_at_the_plans_price(own_files, tmp_path):
+    made = tiny(own_files, tmp_path / "made", "privacy.clipping_quantile=0.5", "privacy.clipping_share=0.1")
+    plan = federations(made[1], made[0], made[2])[PRIVATE].settings.plan
+    final = run(made, tmp_path / "run", PRIVATE, "secure")
+    assert [set(record.statistics) for record in final.history] == [{WITHIN}] * 3
+    assert scale_after(0.5, (record.statistics[WITHIN] for record in final.history)) != 1.0
+    booked = Ledger(tmp_path / "run" / "homes" / "00000" / "ledger.jsonl").reservations()
+    trained = [event for each in booked if each.purpose == "training" for event in each.events]
+    assert trained == list(plan.release_events("training")) * 3
+
+
+def test_mode_merchant_trains_a_league_and_charges_each_round_whole(own_files, tmp_path):
+    made = tiny(own_files, tmp_path / "made", "privacy=merchant")
+    final = run(made, tmp_path / "run", PRIVATE, "secure")
+    assert [(record.survivors, record.statistics, record.failure) for record in final.history] == [(4, {}, "")] * 3
+    assert any(array.any() for array in final.fixed.values())
+    for home in sorted((tmp_path / "run" / "homes").glob("0*")):
+        booked = Ledger(home / "ledger.jsonl").reservations()
+        assert [each.purpose for each in booked] == ["popularity", "training", "training", "training"]
+        assert open_home(home).policy.units == ("merchant",)
+
+
 def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):
     def spoil(federation):
         def observe(state):
@@ -171,3 +194,14 @@ def test_flowers_runtime_gives_the_same_secure_model_as_the_in_process_engine(ru
     code, text = run_job(tmp_path, *QUICK, "engine=ray")
     assert code == 0, text
     assert results(tmp_path)["model_hash"] == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_over_home_users_says_so_in_report_and_model_card(run_job, tmp_path):
+    served = [setting for setting in QUICK if setting != "serve=false"]
+    code, text = run_job(tmp_path, *served, "privacy.unit=home_user")
+    assert code == 0, text
+    assert "home merchant only" in results(tmp_path)["privacy"]["statement"]
+    assert "home merchant only" in next(tmp_path.glob("*/report.html")).read_text("utf-8")
+    cards = [path for path in tmp_path.glob("**/*README.md") if path.is_file()]
+    assert any("home merchant only" in path.read_text("utf-8") for path in cards)

@@ -100,6 +100,13 @@ def test_a_user_of_k_merchants_is_charged_for_k(plan):
     assert four.epsilon <= 3.0
 
 
+def test_a_home_user_is_charged_for_one_merchant(plan, shared):
+    for request, one in ((REQUEST, plan), (SHARED, shared)):
+        assert calibrate(replace(request, unit="home_user")).events == one.events
+    with pytest.raises(CalibrationError, match="merchants_per_user"):
+        calibrate(replace(REQUEST, unit="home_user", merchants_per_user=2))
+
+
 def test_a_shared_noise_charges_a_user_of_k_merchants_as_a_group():
     two = calibrate(replace(SHARED, unit="user_k", merchants_per_user=2))
     assert two.release_events("training") == (GroupSampledGaussianEvent(two.noise_multiplier, 0.1, 1, 2),)
@@ -173,11 +180,12 @@ def test_mode_none_claims_nothing():
         replace(none, epsilon=1.0)
 
 
-@pytest.mark.parametrize("unit", [Unit.USER_MERCHANT, Unit.USER_K])
+@pytest.mark.parametrize("unit", [Unit.USER_MERCHANT, Unit.HOME_USER, Unit.USER_K])
 def test_the_statement_names_unit_adversary_epsilon_and_delta(unit):
     found = calibrate(replace(REQUEST, unit=unit, merchants_per_user=3 if unit is Unit.USER_K else 1))
     words = {
         Unit.USER_MERCHANT: "one user inside one merchant",
+        Unit.HOME_USER: "one user, whose events are used at their home merchant only",
         Unit.USER_K: "at most 3 merchants",
     }
     assert words[unit] in found.statement
@@ -190,10 +198,9 @@ def test_the_statement_names_unit_adversary_epsilon_and_delta(unit):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "merchant"}, "not available yet"),
+        ({"mode": "merchant"}, "protects the unit merchant"),
         ({"mode": "central"}, "mode must be one of"),
         ({"unit": "user"}, "unit must be one of"),
-        ({"unit": "home_user"}, "'home_user' is not available yet"),
         ({"delta": 1e-50}, "delta=1e-50 is too small to account for"),
         ({"unit": "user_k"}, "merchants_per_user >= 2"),
         ({"merchants_per_user": 2}, "merchants_per_user >= 2"),

@@ -9,6 +9,7 @@ import pytest
 
 from client.errors import Refused
 from client.wire import Reply
+from privacy.adaptive_clipping import SCALE, WITHIN, scale_after
 from server.checkpoints import Checkpoint, CheckpointFolder, model_hash
 from server.errors import CheckpointMismatch, RunFailed
 from server.rounds import RoundsConfig, run_rounds
@@ -29,8 +30,17 @@ def pull_towards_own_point(merchant, request):
     return Reply(update, {"loss": np.array(abs(target), np.float32)}, weight=1 + int(target) % 3)
 
 
+def within_the_norm(merchant, request):
+    """A worker whose answer and share of users within the norm hang on the norm that it is sent."""
+    scale = np.float32(request.settings[SCALE])
+    update = {k: np.full_like(v, scale) for k, v in request.arrays.items() if k in START}
+    return Reply(update, {WITHIN: np.asarray(scale / 5, np.float32)}, weight=1)
+
+
 def answerer(faults):
     def answer(merchant, request):
+        if SCALE in request.settings:
+            return within_the_norm(merchant, request)
         fault = faults.get(merchant)
         if fault == "raises":
             raise ValueError("out of memory")
@@ -61,10 +71,13 @@ def run(
     workers=1,
     stop_after=None,
     averaging=0.0,
+    quantile=0.0,
 ):
     pool = executor(functools.partial(answerer, faults or {}), workers)
     league = InProcessGrid(NAMES, pool)
-    grid = CohortGrid(league, PlainCohort(0.5), {"loss": ()}, 10, {"prior": np.ones(3, np.float32)})
+    grid = CohortGrid(
+        league, PlainCohort(0.5), {WITHIN if quantile else "loss": ()}, 10, {"prior": np.ones(3, np.float32)}
+    )
     checkpoints = CheckpointFolder(folder, "config")
     config = RoundsConfig(
         stop_after or rounds, seed=1, round_timeout_s=timeout_s, gather_timeout_s=1, min_merchants=2
@@ -80,6 +93,7 @@ def run(
             {"run": "test"},
             checkpoints,
             lambda c: None,
+            quantile,
         )
     finally:
         pool.close()
@@ -115,6 +129,18 @@ def test_every_finished_round_is_on_disk_before_the_next_one_starts(tmp_path, mo
     monkeypatch.setitem(globals(), "answerer", looking)
     run(tmp_path, rounds=4)
     assert newest == {1: "", 2: "round-00001", 3: "round-00002", 4: "round-00003"}
+
+
+def test_a_run_that_resumes_asks_for_the_clipping_norm_that_an_undisturbed_one_asks_for(tmp_path):
+    undisturbed = run(tmp_path / "a", rounds=6, quantile=0.5)
+    run(tmp_path / "b", stop_after=3, quantile=0.5)
+    resumed = run(tmp_path / "b", rounds=6, quantile=0.5)
+    assert [r.statistics for r in resumed.history] == [r.statistics for r in undisturbed.history]
+    assert model_hash(resumed.arrays) == model_hash(undisturbed.arrays)
+    released = [record.statistics[WITHIN] for record in resumed.history]
+    asked = [scale_after(0.5, released[:i]) for i in range(6)]
+    assert released == pytest.approx([4 * scale / 5 for scale in asked], rel=1e-4)
+    assert len(set(asked)) > 3
 
 
 def test_one_worker_equals_two_workers(tmp_path):

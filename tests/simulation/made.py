@@ -28,7 +28,7 @@ class Made:
         return Request(kind, "", 0, public_arrays(runtime.model, runtime.spec), settings)
 
 
-def make(folder: Path) -> Made:
+def make(folder: Path, *, home_users: bool = False) -> Made:
     """Write the league and its homes."""
     events(seed=1).write_csv(folder / "events.csv")
     catalogue().write_csv(folder / "catalogue.csv")
@@ -40,10 +40,10 @@ def make(folder: Path) -> Made:
         test_weeks=3,
         max_events=16,
     )
-    league = replace(prepare(data, folder / "league"), items=ITEMS)
+    league = replace(prepare(data, folder / "league", home_users=home_users), items=ITEMS)
     vocabulary().save(vocabulary_file(folder / "league"))
     spec = NodesSpec(folder / "league", folder / "homes")
     path = str(vocabulary_file(spec.league).resolve())
     runtime = RuntimeSettings("recommendation", OPTIONS, path, "cpu", durable=False)
-    create_homes(spec, league, runtime, seed=0, policy=POLICY)
+    create_homes(spec, league, runtime, seed=0, policy=POLICY, home_users=home_users)
     return Made(spec, league)

@@ -26,9 +26,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     load = client.worker.load_merchant
 
-    def watched(source: str) -> Any:
+    def watched(source: str, **options: bool) -> Any:
         seen.append(Path(source).stem)
-        return load(source)
+        return load(source, **options)
 
     monkeypatch.setattr("client.worker.load_merchant", watched)
     return seen
