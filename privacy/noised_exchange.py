@@ -50,9 +50,10 @@ class NoisedExchange:
     def terms(self, roster: Roster, request: bytes) -> RoundTerms:
         """The terms that ROUND_OPEN must name; `request` is the digest of what was asked.
 
-        Raises RequestRefused where the roster is not one that the plan's noise is laid out for.
+        Raises RequestRefused where the plan has no such share, or the roster is not one that it is laid out for.
         """
         try:
+            self.plan.share(self.family)
             check_roster(self.plan, roster)
         except CalibrationError as unfit:
             raise RequestRefused(str(unfit)) from None
