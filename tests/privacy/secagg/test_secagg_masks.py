@@ -22,7 +22,11 @@ def keystream(seed: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("d", "e"),
-    [(0, 0), (0, 3), (1, 0), (1, 1), (5, 2), (masks.BLOCK_SIZE // 4, 1), (masks.BLOCK_SIZE // 4 + 3, 9)],
+    [
+        *[(0, 0), (0, 3), (1, 0), (1, 1), (5, 2), (masks.WORDS, 1), (masks.WORDS + 3, 9)],
+        *[(masks.GCM_HEAD - 1, 7), (masks.GCM_HEAD, 0), (masks.GCM_HEAD, 3), (masks.GCM_HEAD + 1, masks.WORDS)],
+        *[(3 * masks.WORDS + 13, masks.WORDS + 1), (0, masks.WORDS)],
+    ],
 )
 def test_every_word_of_a_mask_is_a_whole_word_of_the_key_stream(d: int, e: int) -> None:
     seed = os.urandom(32)
