@@ -66,7 +66,7 @@ def _panel(axes: Axes, seconds: dict[str, float], lines: dict[str, str], factor:
         axes.plot(DIVIDED, divided, marker="o", markerfacecolor="white", color=line.get_color())
     axes.set(xscale="log", yscale="log", xlabel="merchants", ylabel="seconds", title=title)
     ticks = (*SIZES, DIVIDED)
-    axes.set_xticks(ticks, [*map(str, SIZES), "1,000 =\n4 × 250"])
+    axes.set_xticks(ticks, [*map(str, SIZES), "1,000 in\n4 rosters"])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
