@@ -20,6 +20,13 @@ def keystream(seed: bytes, size: int) -> bytes:
     return Cipher(AES(seed), ECB()).encryptor().update(counters)[:size]
 
 
+@pytest.fixture(params=[True, False], ids=["GCM", "CTR"])
+def stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks by either of the two ways to the key stream, whichever this processor would choose."""
+    monkeypatch.setattr(masks, "_gcm_is_faster", lambda: request.param)
+
+
+@pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize(
     ("d", "e"),
     [
@@ -49,6 +56,7 @@ def test_a_mask_taken_away_leaves_what_was_there_before_it_was_added() -> None:
     assert np.array_equal(vector.tail, tail)
 
 
+@pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize("d", [1, masks.WORDS, 3 * masks.WORDS + 5, 7 * masks.WORDS])
 def test_any_number_of_threads_gives_the_same_masks(d: int) -> None:
     plus, minus = [os.urandom(32) for _ in range(3)], [os.urandom(32)]
