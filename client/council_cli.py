@@ -9,7 +9,7 @@ Exit code 0: done. 2: something must be mended first; one line says what.
 Guarantees:
 - a roster that merchants would refuse is never written
 - a signature is added only to a roster whose other signatures all hold
-- a file is written whole or not at all, and never over another roster
+- a roster is never written over another
 """
 
 import argparse
