@@ -155,7 +155,7 @@ def _enrol(arguments: argparse.Namespace) -> None:
 
     home = open_home(arguments.home)
     print(f"{home.settings.name} {enrol(home.path).hex()}")
-    print("  give this line to the league's council, not to the platform")
+    print("give this line to the league's council, not to the platform", file=sys.stderr)
 
 
 def _pin(arguments: argparse.Namespace) -> None:

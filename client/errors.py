@@ -3,6 +3,7 @@
 
 ClientError
 ├── HomeError     the merchant's own settings, keys or data are not usable
+├── CouncilError  an enrolment, roster or key that the council's command cannot use
 ├── WireError     bytes from the socket are not a message of this version
 └── Refused       the request is understood and declined; the platform may read the reason
 """
@@ -14,6 +15,10 @@ class ClientError(Exception):
 
 class HomeError(ClientError):
     """A file of the merchant's home is missing or wrong; names file, field, value and remedy."""
+
+
+class CouncilError(ClientError):
+    """The council's command cannot use a file or an option; names it, what was found, and the remedy."""
 
 
 class WireError(ClientError):

@@ -13,6 +13,7 @@ Guarantees:
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,8 @@ class SecureSeat:
     ) -> Reply:
         """REPORT to a request that carries ROUND_OPEN; empty for a witness, who is asked for no vector.
 
-        `answer` computes the vector; it is called when the round has been accepted.
+        `answer` computes the vector; it is called when the round has been accepted and is on disk as used. A
+        thread expands the masks meanwhile: they do not depend on it, and without a vector none of them leaves.
 
         Raises:
             Refused: this merchant is in no roster.
@@ -68,7 +70,11 @@ class SecureSeat:
             opened = session.open_round(request.secagg, exchange.terms(self._roster, asked))
             if session.index not in opened.cohort:
                 return _masked(b"")
-            return _masked(session.report(answer(self._roster)))
+            with ThreadPoolExecutor(1) as aside:  # [A3]
+                expanded = aside.submit(session.expand_masks)
+                vector = answer(self._roster)
+                expanded.result()
+            return _masked(session.report(vector))
 
     def follow(self, message: bytes) -> Reply:
         """The answer to any message after or before REPORT: set-up, SURVIVORS, CERTIFICATE.

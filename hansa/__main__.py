@@ -9,6 +9,7 @@ from pathlib import Path
 ROLES = {
     "simulate": ("simulate", "a whole league on one machine"),
     "merchant": ("client.cli", "a merchant's node: train on own data, enforce own policy"),
+    "council": ("client.council_cli", "make and sign the roster of a league's secure aggregation"),
     "doctor": ("client.doctor", "check a merchant's data, keys, clock, disk and device before joining"),
     "ledger": ("privacy.cli", "show and verify a merchant's privacy ledger"),
     "release": ("releases.cli", "list, pull, activate, roll back and publish releases"),

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cohort a run has: `plain` adds answers in clear, `secure` opens masked sums alone.
 
-A secure run's folder holds `roster.bin`, the same bytes that the merchants pinned; the platform keeps the numbers
-of epochs and rounds beside its checkpoints.
+A secure run's folder holds `roster.bin`, the signed roster that the merchants pinned; the platform keeps the
+numbers of epochs and rounds beside its checkpoints.
 """
 
 from pathlib import Path
 
 from privacy.integer_update import check_roster
 from privacy.plan import PrivacyPlan
-from privacy.secagg.roster import decode_roster
+from privacy.secagg.roster import SignedRoster
 from server.errors import ServerError
 from server.numbers import RisingNumbers
 from strategies.cohort import Cohort
@@ -32,7 +32,7 @@ def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min
     if aggregation != SECURE:
         raise ServerError(f"cohort.aggregation={aggregation!r}; choose {PLAIN} or {SECURE}")
     try:
-        roster = decode_roster((folder / ROSTER).read_bytes())
+        roster = SignedRoster.decode((folder / ROSTER).read_bytes()).roster()
     except FileNotFoundError:
         raise ServerError(
             f"{folder / ROSTER}: a secure run needs the league's roster; prepare the run again"

@@ -18,7 +18,7 @@ BOUND = 16.0  # of one number of a weighted update; those of the shipped model s
 
 
 def write_rosters(homes: Mapping[str, Path], league: str, seed: int, sharing: Sharing | None = None) -> bytes:
-    """Enrol every home, sign and pin the roster; returns the roster's bytes for the platform.
+    """Enrol every home, sign and pin the roster; returns the signed roster for the platform.
 
     `sharing` is what a plan with shared noise counts on.
 
@@ -33,7 +33,7 @@ def write_rosters(homes: Mapping[str, Path], league: str, seed: int, sharing: Sh
     for name, home in homes.items():
         enrol(home, secrets[name])
         pin_roster(home, signed, [council.public], signatures_needed=1)
-    return roster.encoded
+    return signed
 
 
 def _promises(members: int, sharing: Sharing | None) -> dict[str, int]:

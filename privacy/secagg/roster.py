@@ -139,11 +139,44 @@ def make_roster(
     return Roster(league, serial, ordered, t, c, n_min, scale_log2, bound, max_words, epoch_rounds)
 
 
+@dataclass(frozen=True, slots=True)
+class SignedRoster:
+    """A roster's canonical bytes with the council's signatures, as read: nothing is verified yet.
+
+    signatures: (public key 32 bytes, signature 64 bytes) each, over `tags.ROSTER + encoded`.
+    """
+
+    encoded: bytes
+    signatures: tuple[tuple[bytes, bytes], ...] = ()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "SignedRoster":
+        """Raises Malformed."""
+        reader = wire.Reader(data, "signed roster")
+        if reader.take(4) != SIGNED_MAGIC + wire.u8(wire.VERSION):
+            raise Malformed("expected a signed roster of version 1")
+        encoded = reader.take(reader.u32())
+        signatures = [(reader.take(tags.KEY_SIZE), reader.take(tags.SIGNATURE_SIZE)) for _ in range(reader.u8())]
+        reader.end()
+        return cls(encoded, tuple(signatures))
+
+    def encode(self) -> bytes:
+        head = SIGNED_MAGIC + wire.u8(wire.VERSION) + wire.u32(len(self.encoded)) + self.encoded
+        return head + wire.u8(len(self.signatures)) + b"".join(key + value for key, value in self.signatures)
+
+    def roster(self) -> Roster:
+        """The roster, its parameters checked [R1–R3]; raises Malformed or RosterRefused."""
+        return decode_roster(self.encoded)
+
+    def check(self, key: bytes, signature: bytes) -> None:
+        """Raises PeerRefused when this is not the key's signature over this roster."""
+        verify(key, signature, "roster", tags.ROSTER, self.encoded)
+
+
 def sign_roster(roster: Roster, council: Sequence[Identity]) -> bytes:
     """The signed roster's bytes."""
-    signed = b"".join(key.public + key.sign(tags.ROSTER, roster.encoded) for key in council)
-    head = SIGNED_MAGIC + wire.u8(wire.VERSION) + wire.u32(len(roster.encoded)) + roster.encoded
-    return head + wire.u8(len(council)) + signed
+    signatures = ((key.public, key.sign(tags.ROSTER, roster.encoded)) for key in council)
+    return SignedRoster(roster.encoded, tuple(signatures)).encode()
 
 
 def open_roster(
@@ -161,16 +194,11 @@ def open_roster(
     """
     if signatures_needed < 1:
         raise RosterRefused(f"expected at least one council signature to be needed, found {signatures_needed}")
-    reader = wire.Reader(signed, "signed roster")
-    if reader.take(4) != SIGNED_MAGIC + wire.u8(wire.VERSION):
-        raise Malformed("expected a signed roster of version 1")
-    encoded = reader.take(reader.u32())
-    signatures = [(reader.take(tags.KEY_SIZE), reader.take(tags.SIGNATURE_SIZE)) for _ in range(reader.u8())]
-    reader.end()
-    good = set()
-    for key, signature in signatures:  # [R4]
+    found = SignedRoster.decode(signed)
+    encoded, good = found.encoded, set()
+    for key, signature in found.signatures:  # [R4]
         if key in council:
-            verify(key, signature, "roster", tags.ROSTER, encoded)
+            found.check(key, signature)
             good.add(key)
     if len(good) < signatures_needed:
         raise RosterRefused(f"expected {signatures_needed} signatures of the council, found {len(good)}")
@@ -179,7 +207,7 @@ def open_roster(
             f"expected the pinned roster {pin.hex()[:16]}…, found {tags.digest(encoded).hex()[:16]}…; "
             "compare it with the league's council before pinning anew"
         )
-    roster = decode_roster(encoded)
+    roster = found.roster()
     require(roster, requirements or Requirements())
     return roster
 

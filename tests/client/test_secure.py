@@ -2,11 +2,13 @@
 """The merchant's half of secure rounds: what it refuses and keeps; one answer is never made twice."""
 
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from client.answers import AnswerStore
 from client.cli import main
 from client.enrolment import enrol, open_pinned, pin_roster
 from client.errors import HomeError, Refused
@@ -136,6 +138,45 @@ def test_every_kind_of_request_is_answered_masked_and_its_sum_is_the_plain_answe
         np.testing.assert_allclose(found.mean[name] * 5, array, atol=1e-5, rtol=1e-6)
         assert np.abs(array).max() > 1e-3
     assert [reservation.spent for reservation in ledger(small)] == [True]
+
+
+def test_masks_are_expanded_while_the_answer_is_computed(league, monkeypatch):
+    """Each waits for the other to have begun: one after the other they would never end."""
+    begun, answering = threading.Event(), threading.Event()
+    expand, find = MerchantSession.expand_masks, AnswerStore.find
+
+    def expanding(session):
+        begun.set()
+        assert answering.wait(10)
+        expand(session)
+
+    def finding(store, *inputs):
+        answering.set()
+        assert begun.wait(10)
+        return find(store, *inputs)
+
+    asked = request(league.runtime)
+    round_, opening = league.open(asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(MerchantSession, "expand_masks", expanding)
+        patched.setattr(AnswerStore, "find", finding)
+        round_.receive_report(league.worker().answer(opening).secagg)
+    league.others_report(round_, asked)
+    assert len(league.finish(round_).survivors) == 5
+
+
+def test_an_answer_that_fails_leaves_no_masks_and_its_round_stays_used(league, monkeypatch):
+    asked = request(league.runtime)
+    _, opening = league.open(asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerStore, "find", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            league.worker().answer(opening)
+    assert threading.active_count() == 1
+    with pytest.raises(Refused, match="is not after round 1 attempt 0"):
+        league.worker().answer(opening)
+    round_, opening = league.open(asked, attempt=1)
+    round_.receive_report(league.worker().answer(opening).secagg)
 
 
 def test_loss_users_and_weight_travel_inside_the_masked_vector(league, small, runtime):

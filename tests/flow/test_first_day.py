@@ -14,7 +14,6 @@ import pytest
 
 from client.runtime import read_runtime
 from privacy.secagg.identity import Identity
-from privacy.secagg.roster import Member, make_roster, sign_roster
 from tests.flow.conftest import CANARY, ROOT
 
 pytestmark = pytest.mark.slow
@@ -79,23 +78,19 @@ def shell(handed_over):
             continue
 
 
-def council_signs(here, line):
-    """What the council does between two blocks of the page: the newcomer and three others on one roster."""
-    name, key = line.split()[:2]
-    others = [Member(f"other-{n}", Identity.generate().public) for n in range(3)]
-    council = Identity.generate()
-    roster = make_roster("league", [Member(name, bytes.fromhex(key)), *others])
-    (here / "league" / "roster.bin").write_bytes(sign_roster(roster, [council]))
-    (here / "league" / "council.pub").write_text(council.public.hex())
+def council_meets(here, shell):
+    """What the council has before the newcomer's line comes: a key, and three others' enrolments."""
+    lines = [f"other-{n} {Identity.generate().public.hex()}\n" for n in range(3)]
+    (here / "others.txt").write_text("".join(lines))
+    shell("hansa council key council.pem && mv council.pub league/")
 
 
 def test_the_pages_commands_lead_from_nothing_to_a_recommendation(shell, handed_over):
     here, _ = handed_over
     said = {}
+    council_meets(here, shell)
     for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL):
-        said[block.split("\n")[0].split(" home")[0]] = text = shell(block)
-        if "enrol" in block:
-            council_signs(here, text)
+        said[block.split("\n")[0].split(" home")[0]] = shell(block)
     assert "sound" in said["hansa doctor"]
     assert "nothing has been spent yet" in said["hansa doctor"]
     assert "4 merchants" in said["hansa merchant pin"]

@@ -13,7 +13,7 @@ from client.home import MerchantSettings, create_home, open_home
 from client.secure import SecureSeat
 from client.wire import Reply
 from privacy.secagg.errors import SecAggError
-from privacy.secagg.roster import decode_roster
+from privacy.secagg.roster import SignedRoster
 from privacy.secure_exchange import Exchange
 from simulation.rosters import write_rosters
 from strategies.cohort import ARRAYS, CONFIG, Expected
@@ -50,7 +50,7 @@ class Merchants:
         self.homes = {name: folder / f"{number:05d}" for number, name in enumerate(sorted(answers))}
         for name, home in self.homes.items():
             create_home(home, MerchantSettings(name, "events.parquet", *moments, 8), policy, bytes(32))
-        self.roster = decode_roster(write_rosters(self.homes, "test league", 0, sharing))
+        self.roster = SignedRoster.decode(write_rosters(self.homes, "test league", 0, sharing)).roster()
         self.trained = dict.fromkeys(self.homes, 0)
 
     def answer(self, name, request):

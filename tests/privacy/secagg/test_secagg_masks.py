@@ -20,9 +20,20 @@ def keystream(seed: bytes, size: int) -> bytes:
     return Cipher(AES(seed), ECB()).encryptor().update(counters)[:size]
 
 
+@pytest.fixture(params=[True, False], ids=["GCM", "CTR"])
+def stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks by either of the two ways to the key stream, whichever this processor would choose."""
+    monkeypatch.setattr(masks, "_gcm_is_faster", lambda: request.param)
+
+
+@pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize(
     ("d", "e"),
-    [(0, 0), (0, 3), (1, 0), (1, 1), (5, 2), (masks.BLOCK_SIZE // 4, 1), (masks.BLOCK_SIZE // 4 + 3, 9)],
+    [
+        *[(0, 0), (0, 3), (1, 0), (1, 1), (5, 2), (masks.WORDS, 1), (masks.WORDS + 3, 9)],
+        *[(masks.GCM_HEAD - 1, 7), (masks.GCM_HEAD, 0), (masks.GCM_HEAD, 3), (masks.GCM_HEAD + 1, masks.WORDS)],
+        *[(3 * masks.WORDS + 13, masks.WORDS + 1), (0, masks.WORDS)],
+    ],
 )
 def test_every_word_of_a_mask_is_a_whole_word_of_the_key_stream(d: int, e: int) -> None:
     seed = os.urandom(32)
@@ -45,6 +56,7 @@ def test_a_mask_taken_away_leaves_what_was_there_before_it_was_added() -> None:
     assert np.array_equal(vector.tail, tail)
 
 
+@pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize("d", [1, masks.WORDS, 3 * masks.WORDS + 5, 7 * masks.WORDS])
 def test_any_number_of_threads_gives_the_same_masks(d: int) -> None:
     plus, minus = [os.urandom(32) for _ in range(3)], [os.urandom(32)]

@@ -22,30 +22,37 @@ def dropped_at(step: Step, names: list[str]) -> dict[Step, set[str]]:
     return {step: set(names)}
 
 
-@pytest.mark.parametrize("n", [3, 10, 30])
-@pytest.mark.parametrize("step", list(Step))
-@pytest.mark.parametrize("beyond", [False, True])
-def test_the_sum_is_exact_for_every_pattern_of_drop_outs_within_the_threshold(
-    bench: Make, n: int, step: Step, beyond: bool
+COUNTS = ("nobody", "one", "all tolerated", "one too many")
+FAST_OF_30 = ("all tolerated", "one too many")
+MATRIX = [
+    pytest.param(n, step, count, marks=[pytest.mark.slow] if n == 30 and count not in FAST_OF_30 else [])
+    for n in (3, 10, 30)
+    for step in Step
+    for count in COUNTS
+]
+
+
+@pytest.mark.parametrize(("n", "step", "count"), MATRIX)
+def test_the_sum_is_exact_for_every_pattern_of_drop_outs_within_the_threshold_and_none_beyond(
+    bench: Make, n: int, step: Step, count: str
 ) -> None:
-    made = bench(n, seed=n, min_survivors=max(3, n // 3 + 2))
-    tolerated = made.league.roster.drops_tolerated
-    within = {0, min(1, tolerated), tolerated} if n <= 10 else {tolerated}
-    for count in {tolerated + 1} if beyond else within:
-        case = bench(n, seed=n, min_survivors=max(3, n // 3 + 2))
-        gone = case.names[:: max(1, n // max(count, 1))][:count]
-        drops = dropped_at(step, gone)
-        if beyond:
-            with pytest.raises(BelowThreshold):
-                case.whole(drops)
-            continue
-        ready = case.set_up(drops)
-        result = case.round(drops=drops)
-        case.assert_exact(result)
-        early = step in (Step.KEYS, Step.KEM, Step.READY)
-        assert set(ready) == set(case.names) - (set(gone) if early else set())
-        lost = set(gone) if early or step is Step.REPORT else set()
-        assert set(result.survivors) == set(case.names) - lost
+    case = bench(n, seed=n, min_survivors=max(3, n // 3 + 2))
+    tolerated = case.league.roster.drops_tolerated
+    missing = {"nobody": 0, "one": 1, "all tolerated": tolerated, "one too many": tolerated + 1}[count]
+    gone = case.names[:: max(1, n // max(missing, 1))][:missing]
+    assert len(gone) == missing
+    drops = dropped_at(step, gone)
+    if missing > tolerated:
+        with pytest.raises(BelowThreshold):
+            case.whole(drops)
+        return
+    ready = case.set_up(drops)
+    result = case.round(drops=drops)
+    case.assert_exact(result)
+    early = step in (Step.KEYS, Step.KEM, Step.READY)
+    assert set(ready) == set(case.names) - (set(gone) if early else set())
+    lost = set(gone) if early or step is Step.REPORT else set()
+    assert set(result.survivors) == set(case.names) - lost
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
