@@ -18,21 +18,27 @@ def check_ranges(plan: "PrivacyPlan") -> None:
     norms = (plan.clipping_norm, plan.popularity_clipping_norm, plan.gate_clipping_norm)
     noises = (plan.noise_multiplier, plan.popularity_noise_multiplier, plan.gate_noise_multiplier)
     counts = (plan.rounds, plan.steps_per_round)
-    for what, good in (
-        ("delta must lie in (0, 1)", isinstance(plan.delta, float) and 0 < plan.delta < 1),
-        ("sampling_rate must lie in (0, 1]", 0 < plan.sampling_rate <= 1),
-        ("clipping norms must be positive and finite", all(0 < n < math.inf for n in norms)),
-        ("noise multipliers must be >= 0 and finite", all(0 <= n < math.inf for n in noises)),
-        ("rounds and steps_per_round must be whole and >= 0", all(type(n) is int and n >= 0 for n in counts)),
+    steering = (plan.clipping_quantile, plan.clipping_share)
+    for what, found, good in (
+        ("delta must lie in (0, 1)", plan.delta, isinstance(plan.delta, float) and 0 < plan.delta < 1),
+        ("sampling_rate must lie in (0, 1]", plan.sampling_rate, 0 < plan.sampling_rate <= 1),
+        ("clipping norms must be positive and finite", norms, all(0 < n < math.inf for n in norms)),
+        ("noise multipliers must be >= 0 and finite", noises, all(0 <= n < math.inf for n in noises)),
+        (
+            "rounds and steps_per_round must be whole and >= 0",
+            counts,
+            all(type(n) is int and n >= 0 for n in counts),
+        ),
         (
             "clipping_quantile and clipping_share lie in (0, 1) together, or are both 0",
+            steering,
             plan.clipping_quantile == plan.clipping_share == 0
             or (0 < plan.clipping_quantile < 1 and 0 < plan.clipping_share < 1),
         ),
-        ("accountant must be prv or rdp", plan.accountant in ("prv", "rdp")),
+        ("accountant must be prv or rdp", plan.accountant, plan.accountant in ("prv", "rdp")),
     ):
         if not good:
-            raise CalibrationError(f"{what}; found {plan!r}")
+            raise CalibrationError(f"{what}; found {found}")
 
 
 def check_whole_merchants(plan: "PrivacyPlan") -> None:

@@ -53,7 +53,9 @@ def check_settings(config: Config) -> None:
             _check_strategy(strategy(config, mode))
             _check_model(config, mode)
         plans(config, STAND_IN)
-    except (StrategyError, ModelError, PrivacyError) as wrong:
+    except PrivacyError as wrong:
+        raise SettingsError(f"privacy: {wrong}") from None
+    except (StrategyError, ModelError) as wrong:
         raise SettingsError(str(wrong)) from None
 
 
@@ -63,7 +65,7 @@ def check_league(config: Config, league: PreparedLeague) -> None:
     if config.cohort.aggregation == SECURE and not FEWEST_MASKED <= found <= MAX_MEMBERS:
         raise SettingsError(
             f"cohort.aggregation=secure takes {FEWEST_MASKED} to {MAX_MEMBERS} merchants, the league has {found}: "
-            "bring more merchants, lower data.min_users, or add in clear: experiment=open"
+            "bring more merchants, lower data.min_users, or add in clear: experiment=open data.min_merchants=2"
         )
     if found < least:
         raise SettingsError(

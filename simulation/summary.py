@@ -4,6 +4,7 @@
 Guarantees:
 - the league is called worth it only where it is shown better than own models and than everything simpler
 - what was not measured is said not to have been measured
+- where a private model was trained, it is the one that is judged: it is what may be released
 
 Judged on novel items, where learning must show; the other view is named beside it. `simulation.verdicts` has the
 details.
@@ -26,7 +27,7 @@ def summary(results: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _worth(measured: Measured) -> str:
-    method = next((m for kind in ("federated", "federated_private") for m in measured.of_kind(kind)), None)
+    method = next((m for kind in ("federated_private", "federated") for m in measured.of_kind(kind)), None)
     if method is None:
         return "Whether the league is worth it cannot be said: these results hold no federated model."
     own, simpler = (leads_over(measured, method, _VIEW, kind) for kind in ("local_only", "baseline"))

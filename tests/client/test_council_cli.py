@@ -64,6 +64,13 @@ def test_a_roster_goes_from_enrolments_over_two_signatures_to_a_merchants_pin(sm
     assert (pinned.threshold, pinned.colluders, pinned.min_survivors, pinned.bound) == (3, 1, 3, 16.0)
 
 
+def test_an_enrolment_that_holds_nothing_is_named_and_not_left_out_in_silence(table, capsys):
+    (table / "north.txt").write_text("\n")
+    assert make() == 2
+    assert "north.txt: found nothing" in capsys.readouterr().err
+    assert not (table / "roster.bin").exists()
+
+
 def test_the_signed_file_is_the_golden_one(table):
     make()
     for key in ("anna", "bert"):
