@@ -186,7 +186,7 @@ def _enrolled(paths: Sequence[Path]) -> list[Member]:
                 raise CouncilError(f"{path}, line {number}: expected a name and a key, as `enrol` printed them")
             members.append(Member(name.strip(), _hex_key(key, f"{path}, line {number}")))
         if not any(line.strip() for line in lines):
-            raise CouncilError(f"{path}: found nothing; expected the line that `hansa merchant enrol` printed")
+            raise CouncilError(f"{path}: found nothing; expected what `hansa merchant enrol` printed")
     return members
 
 
