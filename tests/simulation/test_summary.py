@@ -19,8 +19,8 @@ def lead(results: Results, against: str, view: str, low: float, high: float, met
 def test_three_sentences_say_worth_price_and_release(results: Results) -> None:
     worth, price, released = summary(results)
     assert worth == (
-        "The league is not worth it: on novel items the private federated model is behind merchants' own models by "
-        "0.0023 (4.1%), 34 of 111 merchants better off; shown better than 1 of 4 baselines (not ItemKNN nor Own "
+        "The league is not worth it: on novel items the private federated model is behind merchants' own models "
+        "by 0.0023 (4.1%), 34 of 111 merchants better off; shown better than 1 of 4 baselines (not ItemKNN nor Own "
         "repeats nor Merchant popularity); on all items not shown better than Local only."
     )
     assert price == (
