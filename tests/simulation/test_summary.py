@@ -19,9 +19,9 @@ def lead(results: Results, against: str, view: str, low: float, high: float, met
 def test_three_sentences_say_worth_price_and_release(results: Results) -> None:
     worth, price, released = summary(results)
     assert worth == (
-        "The league is not worth it: on novel items the private federated model is behind merchants' own models "
-        "by 0.0023 (4.1%), 34 of 111 merchants better off; shown better than 1 of 4 baselines (not ItemKNN nor Own "
-        "repeats nor Merchant popularity); on all items not shown better than Local only."
+        "The league is not worth it: on novel items the private federated model is behind merchants' own "
+        "models by 0.0023 (4.1%), 34 of 111 merchants better off; shown better than 1 of 4 baselines (not "
+        "ItemKNN nor Own repeats nor Merchant popularity); on all items not shown better than Local only."
     )
     assert price == (
         "The price of privacy at ε = 8.00, δ = 1e-5: the private model scores ndcg@10 0.0548 on novel items, "
