@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run's results, as `simulate.py` writes them, with the size and the noise of the league that ships."""
+"""A whole run's results, as `simulate.py` writes them, with the size and the noise of the league that ships; a league of
+made-up purchases."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.simulation.made import Made, make
 
 # name, kind, private, then novel and all: ndcg@10, its half width, hit_rate@10, recall@20
 METHODS = (
@@ -187,3 +190,9 @@ def _round(rng: np.random.Generator, run: str, n: int) -> dict[str, Any]:
         "merchants": 111 if n != 5 else 110,
         "dropped": [{"merchant": "348", "reason": "no answer within 60 s"}] if n == 5 and not private else [],
     }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A prepared league of made-up purchases."""
+    return make(tmp_path_factory.mktemp("made"))

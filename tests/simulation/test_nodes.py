@@ -13,12 +13,7 @@ from client.wire import Reply
 from simulation.nodes import nodes
 from simulation.shelf import Shelf
 from tests.client.small import OPEN_PLAN, request
-from tests.simulation.made import Made, make
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("made"))
+from tests.simulation.made import Made
 
 
 @pytest.fixture

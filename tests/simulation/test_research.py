@@ -15,13 +15,8 @@ from simulation.comparison import _Comparer, _EachMerchant, _windows
 from simulation.progress import Display
 from simulation.research import EVALUATE, TEST, VALID, Researcher, pack_views, unpack_views
 from simulation.tally import audience
-from tests.simulation.made import Made, make
+from tests.simulation.made import Made
 from tests.simulation.test_config import composed
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
