@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run's results, as `simulate.py` writes them, with the size and the noise of the league that ships; a league of
-made-up purchases."""
+"""A whole run's results, as `simulate.py` writes them, over a made-up league.
+
+The size and the noise are those of the league that ships.
+"""
 
 import itertools
 from collections.abc import Iterator
