@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-POLL_S = 0.25
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)

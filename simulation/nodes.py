@@ -4,12 +4,15 @@
 Guarantees:
 - A process keeps workers of merchants with at most so many events in all, however large the league.
 - A worker that is opened anew answers as one that was kept.
+- Answers do not depend on how many processes or cores there are: torch computes on one thread in each.
 """
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+
+import torch
 
 from client.home import MerchantSettings, create_home, open_home
 from client.runtime import Runtime, RuntimeSettings, open_runtime, read_runtime, write_runtime
@@ -77,6 +80,7 @@ def nodes(spec: NodesSpec, held_events: int = HELD_EVENTS) -> Factory:
 
 
 def _open(spec: NodesSpec, held_events: int) -> Answerer:
+    torch.set_num_threads(1)
     return _Nodes(spec, held_events).answer
 
 

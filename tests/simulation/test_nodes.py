@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process keeps of a league's workers, and that keeping or not keeping changes no answer."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,19 @@ def test_a_worker_that_is_opened_anew_answers_as_one_that_was_kept(made: Made) -
     for kept, anew in zip(two_rounds(made, 10_000), two_rounds(made, 0), strict=True):
         for name, values in kept.arrays.items():
             np.testing.assert_array_equal(values, anew.arrays[name])
+
+
+def test_the_processes_of_a_league_share_the_cores_instead_of_each_taking_all(made: Made) -> None:
+    code = """
+import sys, torch
+from pathlib import Path
+from simulation.nodes import NodesSpec, nodes
+nodes(NodesSpec(Path(sys.argv[1]), Path(sys.argv[2])))()
+print(torch.get_num_threads())
+"""
+    cores = {**os.environ, "OMP_NUM_THREADS": "4"}
+    command = [sys.executable, "-c", code, str(made.spec.league), str(made.spec.homes)]
+    assert subprocess.run(command, env=cores, check=True, capture_output=True, text=True).stdout == "1\n"
 
 
 def test_what_is_kept_was_made_of_no_more_events_than_there_is_room_for() -> None:
