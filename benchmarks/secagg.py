@@ -23,6 +23,7 @@ from benchmarks.measure import Row, alternate, row, table, write
 from benchmarks.secagg_cost import cost_rows, draw
 from benchmarks.secagg_flower import FLOWER, FlowerMerchant, flower_platform
 from benchmarks.secagg_parties import OurMerchant, OurPlatform, seconds
+from benchmarks.secagg_surcharge import surcharge_rows
 from privacy.quantisation import quantise
 from privacy.secagg.masks import BLOCK_SIZE, Vector, apply_masks
 
@@ -107,6 +108,7 @@ def main() -> None:
     rows = [expansion(PARAMETERS, 10)]
     rows += merchant_rows((10, 30, 100), arguments.quick)
     rows += platform_rows()
+    rows += surcharge_rows(1 if arguments.quick else 5)
     if arguments.plot:
         cost = cost_rows(PARAMETERS)
         draw(cost)

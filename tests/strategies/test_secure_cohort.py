@@ -170,6 +170,24 @@ def test_rounds_of_one_epoch_need_one_set_up(tmp_path):
     assert steps.count(REPORT) == 3 * 2 * len(NAMES)
 
 
+@pytest.mark.parametrize("step", ["nowhere", "report", "confirm", "unmask"])
+def test_a_round_takes_three_exchanges_whoever_drops_out_within_the_threshold(tmp_path, step):
+    exchanges = []
+
+    class Counted(Wire):
+        def send_and_receive(self, messages, *, timeout=None):
+            exchanges.append(timeout)
+            return super().send_and_receive(messages, timeout=timeout)
+
+    merchants = Merchants(tmp_path, answers())
+    wire, cohort = Counted(merchants), cohort_of(merchants)
+    cohort.sum(wire, question(wire), expected_of(merchants), 5.0)
+    assert len(exchanges) == 3 + 3  # a set-up, once in an epoch
+    wire.faults = losing(step, NAMES[2]) if step in STEPS else wire.faults
+    cohort.sum(wire, question(wire, round=2), expected_of(merchants), 5.0)
+    assert len(exchanges) == 3 + 3 + 3
+
+
 def test_a_merchant_that_missed_the_set_up_is_left_out_with_the_reason_and_taken_in_again_soon(tmp_path):
     away = {NAMES[1]}
     wire = Wire(
