@@ -8,6 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from privacy.secagg import masks
 from privacy.secagg.errors import ValueRefused
@@ -42,6 +44,45 @@ def test_every_word_of_a_mask_is_a_whole_word_of_the_key_stream(d: int, e: int) 
     stream = keystream(seed, 4 * d + 8 * e)
     body, tail = vector.views()
     assert bytes(body) + bytes(tail) == stream
+
+
+def near(*borders: int) -> st.SearchStrategy[int]:
+    """Sizes within three cipher blocks of a border."""
+    return st.sampled_from(borders).flatmap(lambda border: st.integers(max(0, border - 12), border + 12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    d=near(0, masks.GCM_HEAD, masks.WORDS, masks.WORDS + masks.GCM_HEAD, 2 * masks.WORDS + masks.GCM_HEAD),
+    e=near(0, masks.WORDS // 2, masks.WORDS),
+    before=st.integers(0, 5),
+    plus=st.integers(0, 3),
+    minus=st.integers(0, 2),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_both_ways_to_the_key_stream_give_the_same_bytes_for_any_size_and_place(
+    d: int, e: int, before: int, plus: int, minus: int, threads: int
+) -> None:
+    """Masks are laid over a part of a longer buffer, which stays as it was around them."""
+    seeds = [bytes([number + 1]) * 32 for number in range(plus + minus)]
+    start = np.random.default_rng(d + e).integers(0, 256, 4 * (d + 2 * e + 2 * before), dtype=np.uint8)
+    results = []
+    for is_faster in (True, False):
+        buffer = start.copy()
+        inner = memoryview(buffer)[4 * before : buffer.size - 4 * before]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(masks, "_gcm_is_faster", lambda found=is_faster: found)
+            apply_masks(Vector.from_bytes(inner, d, e), seeds[:plus], seeds[plus:], threads)
+        results.append(buffer.tobytes())
+    streams = [np.frombuffer(keystream(seed, 4 * d + 8 * e), "<u4") for seed in seeds]
+    body = start[4 * before :][: 4 * d].view("<u4")
+    for number, stream in enumerate(streams):
+        body = body + stream[:d] if number < plus else body - stream[:d]
+    assert results[0] == results[1]
+    assert results[0][4 * before :][: 4 * d] == body.tobytes()
+    outside = 4 * before
+    assert results[0][:outside] == start.tobytes()[:outside]
+    assert results[0][len(start) - outside :] == start.tobytes()[len(start) - outside :]
 
 
 def test_a_mask_taken_away_leaves_what_was_there_before_it_was_added() -> None:
