@@ -152,9 +152,10 @@ def _fit_local(arguments: argparse.Namespace) -> None:
 
 def _enrol(arguments: argparse.Namespace) -> None:
     from client.enrolment import enrol
+    from privacy.secagg.enrolment import enrolment
 
     home = open_home(arguments.home)
-    print(f"{home.settings.name} {enrol(home.path).hex()}")
+    print(enrolment(home.settings.name, enrol(home.path)))
     print("give this line to the league's council, not to the platform", file=sys.stderr)
 
 
@@ -263,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
         _fit_local,
         "fit this merchant's own parts of the model beside the active release, for serving",
     )
-    add("enrol", _enrol, "make this merchant's identity for secure aggregation and print its public key")
+    add("enrol", _enrol, "make this merchant's identity for secure aggregation, once, and print its enrolment")
     pin = add("pin", _pin, "check a roster that the council signed, and pin it")
     pin.add_argument("--roster", type=Path, required=True, help="the signed roster")
     pin.add_argument("--council", nargs="+", required=True, metavar="KEY", help="the council's public keys, hex")

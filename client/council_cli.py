@@ -8,6 +8,7 @@ Exit code 0: done. 2: something must be mended first; one line says what.
 
 Guarantees:
 - a roster that merchants would refuse is never written
+- nobody is in a new roster without a proof that it holds its key
 - a signature is added only to a roster whose other signatures all hold
 - a roster is never written over another
 """
@@ -22,6 +23,8 @@ from typing import Any, Final
 from client.errors import ClientError, CouncilError
 from privacy.errors import PrivacyError
 from privacy.secagg import tags
+from privacy.secagg.enrolment import read_enrolment
+from privacy.secagg.errors import SecAggError
 from privacy.secagg.roster import Member, Roster, SignedRoster, make_roster, open_roster
 from privacy.secure_exchange import scale_for
 from releases import durable
@@ -171,21 +174,20 @@ def _read(path: Path) -> SignedRoster:
 
 
 def _enrolled(paths: Sequence[Path]) -> list[Member]:
-    """Members from files that hold what `hansa merchant enrol` printed: a line of name and key each."""
-    members = []
+    """Members from files that hold what `hansa merchant enrol` printed, a line each."""
+    members: list[Member] = []
     for path in paths:
         try:
             lines = path.read_text("utf-8").splitlines()
         except UnicodeDecodeError:
             raise CouncilError(f"{path}: not a text; expected what `hansa merchant enrol` printed") from None
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            name, _, key = line.strip().rpartition(" ")
-            if not name:
-                raise CouncilError(f"{path}, line {number}: expected a name and a key, as `enrol` printed them")
-            members.append(Member(name.strip(), _hex_key(key, f"{path}, line {number}")))
-        if not any(line.strip() for line in lines):
+        numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        for number, line in numbered:
+            try:
+                members.append(read_enrolment(line))
+            except SecAggError as wrong:
+                raise CouncilError(f"{path}, line {number}: {wrong}") from None
+        if not numbered:
             raise CouncilError(f"{path}: found nothing; expected what `hansa merchant enrol` printed")
     return members
 

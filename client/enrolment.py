@@ -8,6 +8,7 @@
     secagg/opened.bin      which requests were answered, over which survivors
 
 Guarantees:
+- An identity is made once; enrolling again gives the same one.
 - A roster other than the pinned one, or that the council did not sign, is refused.
 """
 
@@ -43,19 +44,19 @@ class Pin:
     signatures_needed: int
 
 
-def enrol(home: Path, secret: bytes | None = None) -> bytes:
-    """Make the merchant's identity, from `secret` where a simulation must repeat itself; returns the public key.
+def enrol(home: Path, secret: bytes | None = None) -> Identity:
+    """The merchant's identity, made once: from `secret` where a simulation must repeat itself.
 
     Raises:
-        HomeError: there is one already; a second one would be another merchant.
+        HomeError: there is one that can't be used; a second one would be another merchant.
     """
     path = home / FOLDER / IDENTITY
     if path.exists():
-        raise HomeError(f"{path}: this merchant is enrolled; its identity stays as it is")
+        return Identity(read_secret(path))
     identity = Identity.generate() if secret is None else Identity(secret)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_private(path, identity.secret_bytes(), durable=secret is None)
-    return identity.public
+    return identity
 
 
 def pin_roster(home: Path, signed: bytes, council: Sequence[bytes], signatures_needed: int) -> Roster:

@@ -14,6 +14,7 @@ def _tag(name: str) -> bytes:
     return b"hansa/secagg/1/" + name.encode() + b"\x00"
 
 
+ENROLMENT: Final = _tag("enrolment")
 ROSTER: Final = _tag("roster")
 KEYS: Final = _tag("keys")
 EPOCH: Final = _tag("epoch")
@@ -35,8 +36,8 @@ PLAN: Final = _tag("plan")
 REQUEST: Final = _tag("request")
 
 ALL: Final = (
-    *(ROSTER, KEYS, EPOCH, KEM, PAIR, KEY_CONFIRMATION, READY, NEXT, CTX, MASK, SECRET, SHARES, SEAL, REPORT),
-    *(SURVIVORS, CONFIRM, ANSWER, PLAN, REQUEST),
+    *(ENROLMENT, ROSTER, KEYS, EPOCH, KEM, PAIR, KEY_CONFIRMATION, READY, NEXT, CTX, MASK, SECRET, SHARES, SEAL),
+    *(REPORT, SURVIVORS, CONFIRM, ANSWER, PLAN, REQUEST),
 )
 
 KEY_SIZE: Final = 32

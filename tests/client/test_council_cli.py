@@ -13,6 +13,7 @@ from client.enrolment import open_pinned, pin_roster
 from client.home import open_home
 from privacy.integer_update import check_roster
 from privacy.plan import PrivacyRequest, calibrate
+from privacy.secagg.enrolment import enrolment
 from privacy.secagg.errors import RosterRefused
 from privacy.secagg.identity import Identity
 from privacy.secagg.roster import SignedRoster, open_roster
@@ -26,15 +27,19 @@ def secret(number):
     return bytes([number]) * 32
 
 
+def enrolled(name, number):
+    return enrolment(name, Identity(secret(number))) + "\n"
+
+
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """Where the council sits: two keys and the enrolments of four merchants, one name with a blank."""
     monkeypatch.chdir(tmp_path)
     for number, name in ((101, "anna"), (102, "bert")):
         SigningKey(Ed25519PrivateKey.from_private_bytes(secret(number))).save(tmp_path / f"{name}.pem")
-    lines = [f"{name} {Identity(secret(n)).public.hex()}" for n, name in enumerate(["west", "east", "far off"])]
-    (tmp_path / "three.txt").write_text("\n".join(lines) + "\n\n")
-    (tmp_path / "north.txt").write_text(f"north {Identity(secret(9)).public.hex()}\n")
+    lines = [enrolled(name, number) for number, name in enumerate(["west", "east", "far off"])]
+    (tmp_path / "three.txt").write_text("".join(lines) + "\n")
+    (tmp_path / "north.txt").write_text(enrolled("north", 9))
     return tmp_path
 
 
@@ -118,10 +123,9 @@ def test_signers_see_the_digest_and_who_signed_before_them(table, capsys):
 
 
 def test_a_roster_that_merchants_would_refuse_is_never_written(table, capsys):
-    key = Identity(secret(9)).public.hex()
-    (table / "twin.txt").write_text(f"twin {key}\n")
-    (table / "short.txt").write_text("short beef\n")
-    (table / "bare.txt").write_text(f"{key}\n")
+    (table / "twin.txt").write_text(enrolled("twin", 9))
+    (table / "short.txt").write_text("\n" + enrolled("short", 8)[:-5])
+    (table / "bare.txt").write_text(f"north {Identity(secret(9)).public.hex()}\n")
     (table / "raw.txt").write_bytes(b"\xff\xfe")
     cases = {
         "2t > N": ["--colluders", "4"],
@@ -134,8 +138,8 @@ def test_a_roster_that_merchants_would_refuse_is_never_written(table, capsys):
         "fit their fields": ["--serial", "-1"],
         "a key of its own": ["twin.txt"],
         "distinct names": ["three.txt"],
-        "short.txt, line 1: expected a public key of 64 hex digits": ["short.txt"],
-        "bare.txt, line 1: expected a name and a key": ["bare.txt"],
+        "short.txt, line 2: expected 128 hex digits": ["short.txt"],
+        "bare.txt, line 1: expected a line": ["bare.txt"],
         "raw.txt: not a text": ["raw.txt"],
         "none.txt: No such file": ["none.txt"],
     }
@@ -149,6 +153,19 @@ def test_a_roster_that_merchants_would_refuse_is_never_written(table, capsys):
     assert council(["roster", "--league", "small", "north.txt", "--out", "bad.bin"]) == 2
     assert "expected 3 to 255 merchants" in capsys.readouterr().err
     assert not (table / "bad.bin").exists()
+
+
+def test_nobody_is_in_a_new_roster_without_a_proof_that_it_holds_its_key(table, capsys):
+    make()
+    line = enrolled("north", 9).replace("north", "mallory")
+    (table / "stolen.txt").write_text(line)
+    new = ["roster", "--league", "small", "three.txt", "stolen.txt", "--out", "bad.bin"]
+    revised = ["revise", "roster.bin", "--remove", "north", "--add", "stolen.txt", "--out", "bad.bin"]
+    for command in (new, revised):
+        capsys.readouterr()
+        assert council(command) == 2
+        assert "stolen.txt, line 1: mallory and its key are not signed by that key" in capsys.readouterr().err
+        assert not (table / "bad.bin").exists()
 
 
 def test_a_roster_is_never_written_over_another(table, capsys):
@@ -184,7 +201,7 @@ def test_show_checks_as_a_merchant_with_these_keys_does(table, capsys):
 
 def test_a_revision_counts_on_and_keeps_what_is_not_given(table, capsys):
     make("--scale-log2", "16", "--bound", "4")
-    (table / "south.txt").write_text(f"south {Identity(secret(10)).public.hex()}\n")
+    (table / "south.txt").write_text(enrolled("south", 10))
     revise = ["revise", "roster.bin", "--add", "south.txt", "--remove", "far off", "--out", "next.bin"]
     assert council([*revise, "--min-survivors", "4"]) == 0
     made = roster_of(table / "next.bin")

@@ -16,6 +16,7 @@ from client.home import open_home
 from client.secure import OpenedLog, SecureSeat
 from client.wire import Reply
 from privacy.ledger import Ledger
+from privacy.secagg.enrolment import read_enrolment
 from privacy.secagg.identity import Identity
 from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.merchant import MerchantSession
@@ -37,7 +38,9 @@ class League:
         (small.home / "policy.toml").write_text(policy)
         self.others = {name: Identity.generate() for name in ("east", "south", "west", "zenith")}
         members = [Member(name, identity.public) for name, identity in self.others.items()]
-        self.roster = make_roster("small", [*members, Member("north", enrol(small.home))], bound=8.0, **promises)
+        self.roster = make_roster(
+            "small", [*members, Member("north", enrol(small.home).public)], bound=8.0, **promises
+        )
         pin_roster(small.home, sign_roster(self.roster, [COUNCIL]), [COUNCIL.public], 1)
         self.sessions = {
             name: MerchantSession(identity, self.roster, MemoryKeyStore())
@@ -239,9 +242,15 @@ def test_a_roster_other_than_the_pinned_one_or_that_the_council_did_not_sign_is_
         open_pinned(open_home(small.home))
 
 
-def test_an_identity_is_made_once(league, small):
-    with pytest.raises(HomeError, match="is enrolled"):
+def test_an_identity_is_made_once_and_enrolling_again_gives_the_same_one(league, small):
+    path = small.home / "secagg" / "identity.key"
+    before = path.read_bytes()
+    assert enrol(small.home).public == enrol(small.home, bytes(32)).public
+    assert path.read_bytes() == before
+    path.write_bytes(b"short")
+    with pytest.raises(HomeError, match="expected 32 bytes"):
         enrol(small.home)
+    assert path.read_bytes() == b"short"
 
 
 @pytest.mark.parametrize(
@@ -382,9 +391,11 @@ def test_a_seat_prints_no_secret(league, small):
 
 def test_a_merchant_enrols_and_pins_from_the_command_line(small, capsys, tmp_path):
     assert main(["enrol", str(small.home)]) == 0
-    name, key = capsys.readouterr().out.split()[:2]
+    said = capsys.readouterr()
+    assert main(["enrol", str(small.home)]) == 0
+    assert capsys.readouterr() == said
     members = [
-        Member(name, bytes.fromhex(key)),
+        read_enrolment(said.out),
         *(Member(n, Identity.generate().public) for n in ("east", "west")),
     ]
     roster = make_roster("small", members)

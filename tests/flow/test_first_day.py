@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from client.runtime import read_runtime
+from privacy.secagg.enrolment import enrolment
 from privacy.secagg.identity import Identity
 from tests.flow.conftest import CANARY, ROOT
 
@@ -80,8 +81,8 @@ def shell(handed_over):
 
 def council_meets(here, shell):
     """What the council has before the newcomer's line comes: a key, and three others' enrolments."""
-    lines = [f"other-{n} {Identity.generate().public.hex()}\n" for n in range(3)]
-    (here / "others.txt").write_text("".join(lines))
+    lines = [enrolment(f"other-{n}", Identity.generate()) for n in range(3)]
+    (here / "others.txt").write_text("\n".join(lines))
     shell("hansa council key council.pem && mv council.pub league/")
 
 
