@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secure aggregation beside Flower 1.41's legacy SecAgg+ functions, in one run on one machine.
 
-    python -m benchmarks.secagg [--quick] [--plot]     --plot: also 3 to 255 merchants, draws docs/secagg-cost.svg
+    python -m benchmarks.secagg [--quick] [--plot]    --plot: also 3 to 1,000 merchants, draws docs/secagg-cost.svg
 
 A merchant's time is all that it computes in a round: quantise, mask, share, seal, commit, hash, sign, confirm,
 answer. The other merchants' messages are made beforehand. Flower's time is its four client stages, likewise.
@@ -103,7 +103,7 @@ def platform_rows() -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Secure aggregation beside Flower's legacy SecAgg+.")
     parser.add_argument("--quick", action="store_true", help="at most 50 seconds")
-    parser.add_argument("--plot", action="store_true", help="also measure 3 to 255 merchants and draw the cost")
+    parser.add_argument("--plot", action="store_true", help="also measure 3 to 1,000 merchants and draw the cost")
     arguments = parser.parse_args()
     rows = [expansion(PARAMETERS, 10)]
     rows += merchant_rows((10, 30, 100), arguments.quick)

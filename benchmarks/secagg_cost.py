@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What secure aggregation costs from 3 to 255 merchants, and 1,000 divided into four rosters: rows and a plot.
 
-A merchant of a divided league pays what its own roster costs; the platform pays for each roster in turn. The
-points at 1,000 are those of four rosters of 255, so slightly above four of 250.
+A merchant of a divided league pays what its own roster of 250 costs; the platform pays for the four in turn.
 """
 
 from collections.abc import Iterable
@@ -34,18 +33,24 @@ PLATFORM = {
 def cost_rows(parameters: int) -> list[Row]:
     """Seconds of one merchant and of the platform for every size, named FIGURE_nN."""
     rows = []
-    for n in SIZES:
+    for size in (*SIZES, DIVIDED):
+        rosters = ROSTERS if size == DIVIDED else 1
+        n = size // rosters
         large, small = OurMerchant(n, parameters), OurMerchant(n, SMALL)
         spent = {
             "cost_merchant_6e6": [large.round() for _ in range(REPEATS)],
             "cost_merchant_1e5": [small.round() for _ in range(REPEATS)],
             "cost_set_up": [set_up_s(n) for _ in range(REPEATS)],
-            "cost_platform_6e6_all": [OurPlatform(n, 0, parameters).run()[0]],
+            "cost_platform_6e6_all": [_platform_s(rosters, n, 0, parameters)],
         }
         if n >= 10:
-            spent["cost_platform_6e6_tenth"] = [OurPlatform(n, n // 10, parameters).run()[0]]
-        rows += [row(f"{figure}_n{n}", median(times), "s", len(times)) for figure, times in spent.items()]
+            spent["cost_platform_6e6_tenth"] = [_platform_s(rosters, n, n // 10, parameters)]
+        rows += [row(f"{figure}_n{size}", median(times), "s", len(times)) for figure, times in spent.items()]
     return rows
+
+
+def _platform_s(rosters: int, n: int, dropped: int, parameters: int) -> float:
+    return sum(OurPlatform(n, dropped, parameters).run()[0] for _ in range(rosters))
 
 
 def draw(rows: Iterable[Row]) -> None:
@@ -53,16 +58,16 @@ def draw(rows: Iterable[Row]) -> None:
     seconds = {found.figure: found.ours for found in rows}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _panel(left, seconds, MERCHANT, 1, "one merchant")
-    _panel(right, seconds, PLATFORM, ROSTERS, "the platform")
+    _panel(left, seconds, MERCHANT, "one merchant")
+    _panel(right, seconds, PLATFORM, "the platform")
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def _panel(axes: Axes, seconds: dict[str, float], lines: dict[str, str], factor: int, title: str) -> None:
+def _panel(axes: Axes, seconds: dict[str, float], lines: dict[str, str], title: str) -> None:
     for figure, label in lines.items():
         sizes = [n for n in SIZES if f"{figure}_n{n}" in seconds]
         (line,) = axes.plot(sizes, [seconds[f"{figure}_n{n}"] for n in sizes], marker="o", label=label)
-        divided = factor * seconds[f"{figure}_n{SIZES[-1]}"]
+        divided = seconds[f"{figure}_n{DIVIDED}"]
         axes.plot(DIVIDED, divided, marker="o", markerfacecolor="white", color=line.get_color())
     axes.set(xscale="log", yscale="log", xlabel="merchants", ylabel="seconds", title=title)
     ticks = (*SIZES, DIVIDED)
