@@ -3,6 +3,7 @@
 
 Guarantees:
 - an identity never prints its secret
+- a signature that verifies was made with a secret: keys of low order, for which anybody can sign, are refused
 """
 
 from functools import lru_cache
@@ -15,6 +16,10 @@ from privacy.secagg.errors import PeerRefused
 from privacy.secagg.tags import KEY_SIZE
 
 REMEMBERED: Final = 1024
+_PRIME: Final = 2**255 - 19
+_ORDER_8: Final = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+_LOW_ORDER: Final = frozenset({0, 1, _PRIME - 1, _PRIME, _PRIME + 1, _ORDER_8, _PRIME - _ORDER_8})
+"""y of the curve's eight points of order 1, 2, 4 and 8, two also as numbers beyond the prime."""
 
 
 class Identity:
@@ -58,4 +63,6 @@ def verify(public: bytes, signature: bytes, what: str, *parts: bytes) -> None:
 def _check(public: bytes, signature: bytes, signed: bytes) -> None:
     """Verify; raises InvalidSignature or ValueError. What was good once is good: only successes are remembered,
     which spares a process that plays many merchants the same check for each of them."""
+    if int.from_bytes(public, "little") % 2**255 in _LOW_ORDER:  # the highest bit is the sign of x
+        raise ValueError("a key of low order")
     Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privacy.secagg import keys, tags
+from privacy.secagg import identity, keys, tags
 from privacy.secagg.errors import PeerRefused
 from privacy.secagg.identity import Identity, verify
 from privacy.secagg.keys import EpochKeys
@@ -125,6 +127,23 @@ def test_no_tag_is_a_prefix_of_another_tag() -> None:
     assert not [(a, b) for a in tags.ALL for b in tags.ALL if a is not b and b.startswith(a)]
     named = {value for name, value in vars(tags).items() if isinstance(value, bytes) and name != "ALL"}
     assert named == set(tags.ALL)
+
+
+@pytest.mark.parametrize("y", sorted(identity._LOW_ORDER))
+@pytest.mark.parametrize("sign", [0, 1 << 255])
+def test_keys_of_low_order_for_which_anybody_can_sign_are_refused(y: int, sign: int) -> None:
+    key, signature = (y | sign).to_bytes(32, "little"), (1).to_bytes(32, "little") + bytes(32)  # R = 0, S = 0
+    forged = []
+    for message in (bytes([number]) for number in range(64)):
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+        except InvalidSignature:
+            continue
+        forged.append(message)
+    for message in forged:
+        with pytest.raises(PeerRefused):
+            verify(key, signature, "forged", message)
+    assert forged
 
 
 def test_an_identity_never_prints_its_secret() -> None:
