@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from client.answers import AnswerStore
-from client.cli import main
 from client.enrolment import enrol, open_pinned, pin_roster
 from client.errors import HomeError, Refused
 from client.home import open_home
 from client.secure import OpenedLog, SecureSeat
 from client.wire import Reply
 from privacy.ledger import Ledger
-from privacy.secagg.enrolment import read_enrolment
 from privacy.secagg.identity import Identity
 from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.merchant import MerchantSession
@@ -37,10 +35,9 @@ class League:
         self.small, self.runtime = small, runtime
         (small.home / "policy.toml").write_text(policy)
         self.others = {name: Identity.generate() for name in ("east", "south", "west", "zenith")}
-        members = [Member(name, identity.public) for name, identity in self.others.items()]
-        self.roster = make_roster(
-            "small", [*members, Member("north", enrol(small.home).public)], bound=8.0, **promises
-        )
+        members = [Member("north", enrol(small.home).public)]
+        members += [Member(name, identity.public) for name, identity in self.others.items()]
+        self.roster = make_roster("small", members, bound=8.0, **promises)
         pin_roster(small.home, sign_roster(self.roster, [COUNCIL]), [COUNCIL.public], 1)
         self.sessions = {
             name: MerchantSession(identity, self.roster, MemoryKeyStore())
@@ -242,17 +239,6 @@ def test_a_roster_other_than_the_pinned_one_or_that_the_council_did_not_sign_is_
         open_pinned(open_home(small.home))
 
 
-def test_an_identity_is_made_once_and_enrolling_again_gives_the_same_one(league, small):
-    path = small.home / "secagg" / "identity.key"
-    before = path.read_bytes()
-    assert enrol(small.home).public == enrol(small.home, bytes(32)).public
-    assert path.read_bytes() == before
-    path.write_bytes(b"short")
-    with pytest.raises(HomeError, match="expected 32 bytes"):
-        enrol(small.home)
-    assert path.read_bytes() == b"short"
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -387,23 +373,3 @@ def test_a_seat_prints_no_secret(league, small):
     secret = (small.home / "secagg" / "identity.key").read_bytes()
     assert secret.hex() not in repr(SecureSeat(open_home(small.home), durable=True))
     assert (small.home / "secagg" / "identity.key").stat().st_mode & 0o077 == 0
-
-
-def test_a_merchant_enrols_and_pins_from_the_command_line(small, capsys, tmp_path):
-    assert main(["enrol", str(small.home)]) == 0
-    said = capsys.readouterr()
-    assert main(["enrol", str(small.home)]) == 0
-    assert capsys.readouterr() == said
-    members = [
-        read_enrolment(said.out),
-        *(Member(n, Identity.generate().public) for n in ("east", "west")),
-    ]
-    roster = make_roster("small", members)
-    (tmp_path / "roster.bin").write_bytes(sign_roster(roster, [COUNCIL]))
-    pin = ["pin", str(small.home), "--roster", str(tmp_path / "roster.bin"), "--council"]
-    assert main([*pin, COUNCIL.public.hex()]) == 0
-    assert roster.digest.hex() in capsys.readouterr().out
-    assert open_pinned(open_home(small.home)).digest == roster.digest
-    assert main([*pin, Identity.generate().public.hex()]) == 2
-    assert "signatures of the council" in capsys.readouterr().err
-    assert main([*pin, "beef"]) == 2
