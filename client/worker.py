@@ -236,6 +236,8 @@ class Worker:
             policy=self._home.policy,
             accountant=plan.accountant,
             inputs_digest=inputs.hex(),
+            unit=plan.unit,
+            merchants_per_user=plan.merchants_per_user,
         )
         stored = self._answers.find(request.run, request.kind, inputs)
         reply = stored or act(self._draws(request, inputs))

@@ -12,6 +12,7 @@ formula (Balle & Wang 2018).
 
 Guarantees:
 - the epsilon is an upper bound: numerical error is added, never subtracted
+- a millionth of delta is kept for the distance of drawn noise from the exact distribution
 - an unknown event is refused, never guessed
 - without noise the epsilon is infinite
 """
@@ -31,6 +32,7 @@ from scipy import optimize, special
 from privacy.errors import AccountingError, CalibrationError
 
 __all__ = [
+    "DRAWN",
     "Accountant",
     "DpEvent",
     "GaussianEvent",
@@ -47,6 +49,7 @@ __all__ = [
 
 Accountant = Literal["prv", "rdp"]
 _ACCOUNTANTS: Final = ("prv", "rdp")
+DRAWN: Final = 1e-6  # share of delta that is kept for how far drawn noise is from exact
 _RDP_ONLY_ABOVE: Final = 50.0  # nothing is protected there: a loose figure says so as well as a tight one
 _ALPHAS: Final = tuple([1 + x / 20 for x in range(1, 200)] + list(range(11, 64)) + [80, 128, 256, 512, 1024])
 
@@ -185,7 +188,7 @@ def epsilon(events: Iterable[DpEvent], delta: float, accountant: Accountant = "p
     _check_delta(delta)
     if accountant not in _ACCOUNTANTS:
         raise AccountingError(f"accountant must be one of {_ACCOUNTANTS}, found {accountant!r}")
-    return _epsilon(_canonical(events), delta, accountant, 0.002)
+    return _epsilon(_canonical(events), delta * (1 - DRAWN), accountant, 0.002)
 
 
 def fits(events: Iterable[DpEvent], max_epsilon: float, delta: float, accountant: Accountant = "prv") -> bool:
@@ -193,7 +196,7 @@ def fits(events: Iterable[DpEvent], max_epsilon: float, delta: float, accountant
     _check_delta(delta)
     composed = _canonical(events)
     return any(
-        _epsilon(composed, delta, which, error) <= max_epsilon
+        _epsilon(composed, delta * (1 - DRAWN), which, error) <= max_epsilon
         for which, error in (("rdp", 0.0), ("prv", 0.02), ("prv", 0.002))
         if which == "rdp" or accountant == "prv"
     )

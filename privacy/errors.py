@@ -6,7 +6,8 @@ PrivacyError
 ├── CalibrationError       no noise meets the request, or the mode does not exist yet
 ├── PolicyError            a policy file that cannot be read as a policy
 ├── PolicyRefusal          the merchant's policy forbids what was asked
-│   └── BudgetExceeded     … because it would cost more than max_epsilon
+│   ├── BudgetExceeded     … because it would cost more than max_epsilon
+│   └── OtherUnit          … because the ledger was kept for another unit of privacy
 ├── LedgerError            the ledger was used in the wrong order
 │   └── LedgerTampered     the ledger's chain is broken: edit, deletion, reorder, truncation
 ├── ClippingError          the engine was used in the wrong order or got wrong shapes
@@ -23,6 +24,7 @@ __all__ = [
     "LedgerError",
     "LedgerTampered",
     "NoiseError",
+    "OtherUnit",
     "PolicyError",
     "PolicyRefusal",
     "PrivacyError",
@@ -57,6 +59,10 @@ class PolicyRefusal(PrivacyError):
 
 class BudgetExceeded(PolicyRefusal):
     """The request would cost more than the policy's max_epsilon."""
+
+
+class OtherUnit(PolicyRefusal):
+    """The ledger was kept for another unit: its epsilon says nothing of the one that is asked for."""
 
 
 class LedgerError(PrivacyError):

@@ -12,6 +12,7 @@ Guarantees:
 elsewhere
 - over budget means refusal, and a refused reservation leaves no trace in the budget
 - the same release is counted once only while its bytes stay the same
+- what was booked under one unit is never read as another: a ledger takes one unit
 
 A whole-record truncation of the tail cannot be found from the file alone: keep `head()` elsewhere (release
 card, platform's receipt, paper) and pass it to `verify`.
@@ -21,15 +22,16 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from privacy.accountant import Accountant, DpEvent, epsilon, event_from_dict, event_to_dict, fits
-from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered
+from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered, OtherUnit
 from privacy.ledger_records import Head, Record, append_to, parse_chain
 from privacy.policy import Policy
+from privacy.units import Unit, named, unit_of
 
 __all__ = ["Budget", "Head", "Ledger", "Reservation"]
 
@@ -45,6 +47,8 @@ class Reservation:
     round: int
     purpose: str
     events: tuple[DpEvent, ...]
+    unit: Unit = Unit.USER_MERCHANT
+    merchants_per_user: int = 1
     output_digest: str | None = None  # hex SHA-256 of the stored release, once spent
 
     @property
@@ -101,15 +105,19 @@ class Ledger:
         policy: Policy | None = None,
         accountant: Accountant = "prv",
         inputs_digest: str | None = None,
+        unit: Unit | str = Unit.USER_MERCHANT,
+        merchants_per_user: int = 1,
     ) -> Reservation:
         """Count `events` before the data are touched; returns once the record is on disk.
 
         inputs_digest: hex SHA-256 over all that determines the released bytes (global model, plan, data,
         noise key). A reservation with the same run, round, purpose and digest is returned again instead of
         counted again: a repetition releases nothing new, and `spend` refuses it if its bytes differ. Leave it
-        out where noise keys are fresh: then every repetition counts. Raises BudgetExceeded, without a record,
-        when all events together would exceed the policy.
+        out where noise keys are fresh: then every repetition counts. unit, merchants_per_user: whose privacy
+        the events cost, as in the plan. Raises, without a record, BudgetExceeded when all events together would
+        exceed the policy, and OtherUnit when the ledger holds another unit.
         """
+        unit = unit_of(unit, merchants_per_user)
         if purpose not in PURPOSES:
             raise LedgerError(f"purpose must be one of {PURPOSES}, found {purpose!r}")
         with self._locked() as state:
@@ -117,6 +125,7 @@ class Ledger:
                 again = state.inputs.get((run, round, purpose, inputs_digest))
                 if again is not None:
                     return self._same_events(state.reservations[again], tuple(events))
+            _refuse_other_unit(state, unit, merchants_per_user)
             if policy is not None:
                 self._refuse_over_budget(state, events, policy, accountant)
             body = {
@@ -124,6 +133,8 @@ class Ledger:
                 "round": round,
                 "purpose": purpose,
                 "events": [event_to_dict(e) for e in events],
+                "unit": unit.value,
+                "merchants_per_user": merchants_per_user,
             }
             record = self._append(state, "reserve", {**body, "inputs_digest": inputs_digest})
             return state.reservations[record.number]
@@ -286,7 +297,9 @@ class Ledger:
         body = record.body
         if record.kind == "reserve":
             events = tuple(event_from_dict(e) for e in body["events"])
-            made = Reservation(record.number, body["run"], body["round"], body["purpose"], events)
+            merchants = body.get("merchants_per_user", 1)
+            unit = unit_of(body.get("unit", Unit.USER_MERCHANT), merchants)
+            made = Reservation(record.number, body["run"], body["round"], body["purpose"], events, unit, merchants)
             state.reservations[record.number] = made
             if body["inputs_digest"] is not None:
                 state.inputs[made.run, made.round, made.purpose, body["inputs_digest"]] = record.number
@@ -294,9 +307,7 @@ class Ledger:
             open_ = state.reservations.get(body["reservation"])
             if open_ is None or open_.spent:
                 raise LedgerTampered(f"{self.path}: record {record.number} spends what is not reserved")
-            state.reservations[open_.number] = Reservation(
-                open_.number, open_.run, open_.round, open_.purpose, open_.events, body["output_digest"]
-            )
+            state.reservations[open_.number] = replace(open_, output_digest=body["output_digest"])
         state.head = Head(record.number, record.hash)
 
     def _same_events(self, known: Reservation, events: tuple[DpEvent, ...]) -> Reservation:
@@ -318,3 +329,13 @@ class Ledger:
             f"{epsilon((*held, *events), policy.delta, accountant):.4g}; allowed is {policy.max_epsilon:g} "
             f"at delta {policy.delta:g}"
         )
+
+
+def _refuse_other_unit(state: _State, unit: Unit, merchants_per_user: int) -> None:
+    for held in state.reservations.values():
+        if (held.unit, held.merchants_per_user) != (unit, merchants_per_user):
+            raise OtherUnit(
+                f"refused by this merchant's budget: the plan is for unit {named(unit, merchants_per_user)}, this "
+                f"ledger holds releases for unit {named(held.unit, held.merchants_per_user)}, whose epsilon says "
+                "nothing of it; ask for that unit, or keep a home and ledger of its own for the other"
+            )

@@ -4,7 +4,8 @@
 A line is a JSON object with sorted keys, no spaces and a final newline:
 `{"at","body","hash","kind","number","previous","version"}`; hash = SHA-256(tag || the line without "hash"),
 and `previous` is the hash of the line before, so that a changed, missing, added or moved line breaks the
-chain.
+chain. Version 1 named no unit: its reservations count as `user_merchant`, which each other unit of a user costs
+at least as much as.
 """
 
 import hashlib
@@ -19,11 +20,13 @@ from privacy.errors import LedgerTampered
 __all__ = ["Head", "Record", "append_to", "parse_chain"]
 
 _TAG: Final = b"hansa.privacy.ledger/1\x00"
-_VERSION: Final = 1
+_VERSION: Final = 2
+_VERSIONS: Final = (1, 2)
 _KINDS: Final = ("reserve", "spend", "recover")
 _FIELDS: Final = {"at", "body", "hash", "kind", "number", "previous", "version"}
+_UNIT: Final = {"unit", "merchants_per_user"}  # of a reservation, since version 2
 _BODIES: Final = {
-    "reserve": {"run", "round", "purpose", "events", "inputs_digest"},
+    "reserve": {"run", "round", "purpose", "events", "inputs_digest", *_UNIT},
     "spend": {"reservation", "output_digest"},
     "recover": {"torn_bytes"},
 }
@@ -101,14 +104,15 @@ def _parse(path: Path, line: bytes, head: Head) -> Record:
         raise tampered("expected a JSON record") from None
     if not isinstance(data, dict) or set(data) != _FIELDS:
         raise tampered(f"expected the fields {sorted(_FIELDS)}")
-    if data["version"] != _VERSION:
+    if data["version"] not in _VERSIONS:
         raise tampered(f"expected version {_VERSION}, found {data['version']!r}")
+    unnamed = _UNIT if data["version"] == 1 else set()
     claimed = data.pop("hash")
     if data["number"] != number or data["previous"] != head.hash:
         raise tampered("it does not follow the line before (deleted, added or moved)")
     if hashlib.sha256(_TAG + _canonical(data)).hexdigest() != claimed:
         raise tampered("its contents do not match its hash")
-    if data["kind"] not in _KINDS or set(data["body"]) != _BODIES[data["kind"]]:
+    if data["kind"] not in _KINDS or set(data["body"]) != _BODIES[data["kind"]] - unnamed:
         raise tampered(f"unknown kind of record {data['kind']!r} or wrong fields")
     if line != _canonical({**data, "hash": claimed}) + b"\n":
         raise tampered("it is not in canonical form")

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Self
 
 from privacy.accountant import (
+    DRAWN,
     Accountant,
     DpEvent,
     GaussianEvent,
@@ -44,7 +45,7 @@ _FAMILIES: Final = ("popularity", "training", "gate")
 FAMILY: Final = {"popularity": "popularity", "train": "training", "gate": "gate"}  # by what is asked
 _SHARING: Final = ("cohort", "dropouts", "colluders", "coordinates", "scale_log2")
 _ADAPTIVE: Final = ("clipping_quantile", "clipping_share")
-_SAMPLER_SHARE: Final = 1e-6  # of delta, kept for the distance of drawn noise from the exact distribution
+_ROUNDING: Final = 1e-12  # relative: what the same sum may differ by on another machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class PrivacyPlan:
             return
         check_whole_merchants(self)
         _check_sharing(self)
-        cost = _cost(self.events, self._charged_delta, self.accountant)
-        if not cost <= self.epsilon * (1 + 1e-9):
+        cost = _cost(self.events, self.delta, self.accountant)
+        if not cost <= self.epsilon * (1 + _ROUNDING):
             raise CalibrationError(
                 f"the plan claims epsilon {self.epsilon:.6g}, its events cost {cost:.6g} at delta {self.delta:g}; "
                 "use calibrate() to build a plan"
@@ -190,11 +191,7 @@ class PrivacyPlan:
         """Epsilon spent once `round` rounds are done; inf in mode `none` from round 1 on."""
         if not self.private:
             return math.inf if round > 0 else 0.0
-        return min(self.epsilon, _cost(self.events_after(round), self._charged_delta, self.accountant))
-
-    @property
-    def _charged_delta(self) -> float:
-        return self.delta * (1 - _SAMPLER_SHARE) if self.mode in SHARED_NOISE else self.delta
+        return min(self.epsilon, _cost(self.events_after(round), self.delta, self.accountant))
 
     @property
     def sharing(self) -> Sharing | None:
@@ -307,8 +304,7 @@ def calibrate(request: PrivacyRequest) -> PrivacyPlan:
         return replace(base, mode=mode, epsilon=math.inf, noise_multiplier=noise, **one_shot, **sharing)
 
     def total(noise: float) -> float:
-        draft = plan(noise)
-        return _cost(draft.events, draft._charged_delta, request.accountant)
+        return _cost(plan(noise).events, request.delta, request.accountant)
 
     noise = smallest_noise(total, request.epsilon) if request.rounds * request.steps_per_round else 0.0
     return replace(plan(noise), epsilon=total(noise))
@@ -359,4 +355,4 @@ def _check_sharing(plan: PrivacyPlan) -> None:
     for family in _FAMILIES:
         if plan.release_events(family) and (family != "training" or plan.rounds):
             plan.share(family)
-    plan.sharing.check_draws(plan.steps + 2, plan.epsilon, _SAMPLER_SHARE * plan.delta)
+    plan.sharing.check_draws(plan.steps + 2, plan.epsilon, DRAWN * plan.delta)

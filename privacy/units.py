@@ -6,7 +6,7 @@ from typing import Final
 
 from privacy.errors import CalibrationError
 
-__all__ = ["SHARED_NOISE", "Mode", "Unit", "mode_of", "unit_of"]
+__all__ = ["SHARED_NOISE", "Mode", "Unit", "mode_of", "named", "unit_of"]
 
 
 class Mode(StrEnum):
@@ -53,3 +53,8 @@ def unit_of(value: Unit | str, merchants: int) -> Unit:
             "give merchants_per_user >= 2 with unit user_k, and 1 with every other unit"
         )
     return unit
+
+
+def named(unit: Unit, merchants_per_user: int) -> str:
+    """The unit's name, with how many merchants a user of it has where that counts."""
+    return f"{unit.value}, k = {merchants_per_user}" if unit is Unit.USER_K else unit.value

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant
 
 from privacy.accountant import (
+    DRAWN,
     GaussianEvent,
     GroupSampledGaussianEvent,
     SampledGaussianEvent,
@@ -76,7 +77,7 @@ def test_opacus_own_accountant_agrees_where_it_is_defined():
 
 
 def test_full_batches_have_the_exact_gaussian_epsilon():
-    exact = gaussian_epsilon(math.sqrt(30) / 5.0, 1e-5)
+    exact = gaussian_epsilon(math.sqrt(30) / 5.0, 1e-5 * (1 - DRAWN))
     assert epsilon([SampledGaussianEvent(5.0, 1.0, 30)], 1e-5) == pytest.approx(exact, rel=1e-12)
     assert gaussian_epsilon(3.0, 1e-5) == pytest.approx(
         dp_accounting.get_epsilon_gaussian(1 / 3.0, 1e-5), rel=1e-6
@@ -174,3 +175,9 @@ def test_fits_agrees_with_epsilon():
     assert fits(events, cost, 1e-5)
     assert not fits(events, cost * 0.99, 1e-5)
     assert not fits(events, cost, 1e-5, "rdp")
+
+
+def test_a_millionth_of_delta_is_kept_for_the_distance_of_drawn_noise_from_the_exact_distribution():
+    events = [GaussianEvent(2.0)]
+    assert epsilon(events, 1e-5) == gaussian_epsilon(0.5, 1e-5 * (1 - 1e-6)) > gaussian_epsilon(0.5, 1e-5)
+    assert not fits(events, gaussian_epsilon(0.5, 1e-5), 1e-5)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger under crashes, tampering, races and budgets."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accountant import GaussianEvent, SampledGaussianEvent, epsilon
-from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered
+from privacy.accountant import GaussianEvent, SampledGaussianEvent, epsilon, event_to_dict
+from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered, OtherUnit
 from privacy.ledger import Head, Ledger
+from privacy.plan import PrivacyRequest, calibrate
 from privacy.policy import Policy
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +204,68 @@ def test_the_same_release_is_counted_once_only_while_its_bytes_stay_the_same(pat
     with pytest.raises(LedgerError, match="must cover the plan"):
         ledger.reserve(EVENTS * 2, run="a", round=1, inputs_digest=DIGEST)
     assert ledger.epsilon(1e-5) == epsilon(EVENTS * 2, 1e-5)
+
+
+@pytest.mark.parametrize("slack", [0.0, 1e-12])
+def test_a_run_at_the_policys_last_digit_fits_and_one_beyond_it_does_not(path, slack):
+    request = PrivacyRequest("distributed", 3.0, 1e-5, 3, 1, 0.25, 1.0, cohort=10, colluders=1, coordinates=100)
+    plan = calibrate(request)
+    policy, ledger = Policy(max_epsilon=plan.epsilon * (1 - slack)), Ledger(path)
+
+    def run():
+        for r in range(1, plan.rounds + 1):
+            ledger.reserve(plan.release_events("training"), run="a", round=r, policy=policy)
+
+    if slack:
+        with pytest.raises(BudgetExceeded):
+            run()
+    else:
+        run()
+        assert ledger.epsilon(1e-5) == plan.epsilon
+    assert ledger.left(policy).with_reserved <= policy.max_epsilon
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        (("user_merchant", 1), ("merchant", 1)),
+        (("merchant", 1), ("user_merchant", 1)),
+        (("user_merchant", 1), ("user_k", 2)),
+        (("user_k", 2), ("user_k", 3)),
+        (("home_user", 1), ("user_merchant", 1)),
+    ],
+)
+def test_what_was_booked_under_one_unit_is_never_read_as_another(path, held, asked):
+    ledger, size = Ledger(path), 0
+    for r in range(2):
+        ledger.reserve(EVENTS, run="a", round=r, unit=held[0], merchants_per_user=held[1])
+        size = path.stat().st_size
+    with pytest.raises(OtherUnit, match=f"for unit {asked[0]}.* holds releases for unit {held[0]}"):
+        Ledger(path).reserve(EVENTS, run="b", round=1, unit=asked[0], merchants_per_user=asked[1])
+    assert path.stat().st_size == size
+    assert {(r.unit, r.merchants_per_user) for r in Ledger(path).reservations()} == {held}
+
+
+def test_a_record_of_version_1_still_holds_and_counts_as_user_merchant(path):
+    body = {
+        "run": "a",
+        "round": 1,
+        "purpose": "training",
+        "events": [event_to_dict(EVENTS[0])],
+        "inputs_digest": None,
+    }
+    line = {"at": "2026-01-01T00:00:00.000+00:00", "body": body, "kind": "reserve", "number": 0, "version": 1}
+    line["previous"] = Head().hash
+    bare = json.dumps(line, sort_keys=True, separators=(",", ":")).encode()
+    line["hash"] = hashlib.sha256(b"hansa.privacy.ledger/1\x00" + bare).hexdigest()
+    path.parent.mkdir()
+    path.write_text(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n", "utf-8")
+    ledger = Ledger(path)
+    with pytest.raises(OtherUnit):
+        ledger.reserve(EVENTS, run="a", round=2, unit="home_user")
+    ledger.spend(ledger.reserve(EVENTS, run="a", round=2), DIGEST)
+    assert Ledger(path).verify() == 3
+    assert Ledger(path).epsilon(1e-5) == epsilon(EVENTS * 2, 1e-5)
 
 
 def test_spending_what_was_never_reserved_is_refused(path, tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The merchant's policy: reading it, and what it refuses."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,9 @@ from privacy.plan import PrivacyRequest, calibrate
 from privacy.policy import Policy, RoundRequest
 
 PLAN = calibrate(PrivacyRequest("local", 3.0, 1e-5, 2, 4, 0.1, 1.0))
+SHARED = calibrate(
+    PrivacyRequest("distributed", 3.0, 1e-5, 2, 1, 0.25, 1.0, cohort=10, colluders=1, coordinates=100)
+)
 ASKED = RoundRequest(task="recommendation", cohort_size=5, secure_aggregation=True)
 
 
@@ -69,6 +73,13 @@ def test_a_plan_that_could_cost_more_than_max_epsilon_is_refused_before_any_trai
     with pytest.raises(PolicyRefusal, match="costs epsilon") as refused:
         Policy(max_epsilon=2.9).check(PLAN, ASKED)
     assert "2.9" in refused.value.reason
+
+
+def test_a_plan_at_max_epsilon_is_allowed_and_the_next_smaller_limit_refuses_it():
+    for plan in (PLAN, SHARED):
+        Policy(max_epsilon=plan.epsilon).check(plan, ASKED)
+        with pytest.raises(PolicyRefusal, match="costs epsilon"):
+            Policy(max_epsilon=math.nextafter(plan.epsilon, 0.0)).check(plan, ASKED)
 
 
 def test_the_cost_is_computed_at_the_policys_own_delta():
