@@ -172,7 +172,8 @@ def _clock(home: Path, now: datetime) -> Iterator[Check]:
 
 
 def _ledger(home: Path) -> Iterator[Check]:
-    from privacy.ledger_records import parse_chain
+    from privacy.ledger_records import booked_unit, parse_chain
+    from privacy.policy import Policy
 
     path = home / "ledger.jsonl"
     if not path.exists():
@@ -180,6 +181,8 @@ def _ledger(home: Path) -> Iterator[Check]:
         return
     records, torn = parse_chain(path, path.read_bytes())
     yield Check("ledger", GOOD, f"{len(records)} records, the chain holds")
+    if held := [booked_unit(record.body) for record in records if record.kind == "reserve"]:
+        Policy.read(home / "policy.toml").check_booked(*held[0])
     if torn:
         yield Check("ledger", NOTE, "the last line was torn by a crash; the node mends it at its start")
     if path.stat().st_mode & 0o077:

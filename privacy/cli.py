@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from privacy.errors import LedgerTampered, PrivacyError
+from privacy.errors import LedgerTampered, OtherUnit, PrivacyError
 from privacy.ledger import Budget, Head, Ledger
 from privacy.policy import Policy
+from privacy.statements import unit_words
+from privacy.units import Unit, named
 
 FORMAT = "hansa.ledger/1"
 SHOWN = 12
@@ -53,17 +55,20 @@ def _verified(path: Path, anchor: Head | None) -> dict[str, Any]:
 
 
 def _account(path: Path, policy: Policy | None) -> dict[str, Any]:
-    """Spent, reserved and left; without a policy the releases alone."""
+    """For whom, spent, reserved and left; without a policy the releases alone."""
     ledger = Ledger(path) if path.is_file() else None
     made = ledger.reservations() if ledger else ()
+    held = (made[0].unit, made[0].merchants_per_user) if made else None
     report: dict[str, Any] = {
         "releases": [
             {"number": r.number, "run": r.run, "round": r.round, "purpose": r.purpose, "spent": r.spent}
             for r in made
-        ]
+        ],
+        "unit": _unit(*held) if held else None,
     }
     if policy is None:
         return report
+    report["units_allowed"] = [{"name": name, "words": unit_words(name, "k")} for name in policy.units]
     budget = ledger.left(policy) if ledger else Budget(0.0, 0.0, policy.max_epsilon)
     report |= {
         "delta": policy.delta,
@@ -72,22 +77,35 @@ def _account(path: Path, policy: Policy | None) -> dict[str, Any]:
         "epsilon_allowed": budget.max_epsilon,
         "epsilon_left": budget.left,
     }
+    try:
+        if held:
+            policy.check_booked(*held)
+    except OtherUnit as other:
+        return report | {"epsilon_left": 0.0, "refused": str(other)}
     rounds = [r for r in made if r.purpose == "training"]
     if ledger and rounds:
         report["rounds_left"] = ledger.rounds_left(rounds[-1].events, policy, limit=10_000)
     return report
 
 
+def _unit(unit: Unit, merchants_per_user: int) -> dict[str, str]:
+    return {"name": named(unit, merchants_per_user), "words": unit_words(unit, merchants_per_user)}
+
+
 def _words(report: dict[str, Any]) -> str:
     lines = [f"{report['ledger']}: nothing has been spent yet"]
     if "head" in report:
         lines = [f"{report['ledger']}: {report['records']} records, the chain holds", f"head  {report['head']}"]
+    for unit in [report["unit"]] if report.get("unit") else report.get("units_allowed", []):
+        lines.append(f"unit  {unit['name']}: {unit['words']}")
     if "epsilon_spent" in report:
         lines.append(
             f"epsilon at delta {report['delta']:g}: spent {report['epsilon_spent']:.4g}, with what is reserved "
             f"{report['epsilon_with_reserved']:.4g}, allowed {report['epsilon_allowed']:g}, "
             f"left {report['epsilon_left']:.4g}"
         )
+    if "refused" in report:
+        lines.append(f"refused: {report['refused']}")
     if "rounds_left" in report:
         lines.append(f"rounds like the last one that still fit: {report['rounds_left']}")
     releases = report.get("releases", [])
@@ -108,7 +126,7 @@ def _anchor(text: str) -> Head:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hansa ledger",
-        description="Show what privacy a merchant has spent, reserved and left, and verify the hash chain.",
+        description="Show whose privacy was spent, how much is reserved and left, and verify the hash chain.",
         epilog="Keep the head that is printed somewhere else: with --anchor it finds a ledger that was cut back. "
         "Exit code 0: the chain holds, or nothing was spent yet. 1: it is broken. 2: there is nothing to read.",
     )

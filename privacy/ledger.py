@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from privacy.accountant import Accountant, DpEvent, epsilon, event_from_dict, event_to_dict, fits
 from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered, OtherUnit
-from privacy.ledger_records import Head, Record, append_to, parse_chain
+from privacy.ledger_records import Head, Record, append_to, booked_unit, parse_chain
 from privacy.policy import Policy
 from privacy.units import Unit, named, unit_of
 
@@ -297,9 +297,9 @@ class Ledger:
         body = record.body
         if record.kind == "reserve":
             events = tuple(event_from_dict(e) for e in body["events"])
-            merchants = body.get("merchants_per_user", 1)
-            unit = unit_of(body.get("unit", Unit.USER_MERCHANT), merchants)
-            made = Reservation(record.number, body["run"], body["round"], body["purpose"], events, unit, merchants)
+            made = Reservation(
+                record.number, body["run"], body["round"], body["purpose"], events, *booked_unit(body)
+            )
             state.reservations[record.number] = made
             if body["inputs_digest"] is not None:
                 state.inputs[made.run, made.round, made.purpose, body["inputs_digest"]] = record.number

@@ -10,14 +10,16 @@ at least as much as.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LedgerTampered
+from privacy.units import Unit, unit_of
 
-__all__ = ["Head", "Record", "append_to", "parse_chain"]
+__all__ = ["Head", "Record", "append_to", "booked_unit", "parse_chain"]
 
 _TAG: Final = b"hansa.privacy.ledger/1\x00"
 _VERSION: Final = 2
@@ -87,6 +89,12 @@ def parse_chain(path: Path, data: bytes) -> tuple[list[Record], bytes]:
         except LedgerTampered:
             return records, tail
     return records, b""
+
+
+def booked_unit(body: Mapping[str, Any]) -> tuple[Unit, int]:
+    """A reservation's unit and its merchants_per_user; raises CalibrationError for an unknown one."""
+    merchants = body.get("merchants_per_user", 1)
+    return unit_of(body.get("unit", Unit.USER_MERCHANT), merchants), merchants
 
 
 def _parse(path: Path, line: bytes, head: Head) -> Record:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from privacy.accountant import epsilon
-from privacy.errors import PolicyError, PolicyRefusal
+from privacy.errors import OtherUnit, PolicyError, PolicyRefusal
 from privacy.plan import Mode, PrivacyPlan, Unit
 from privacy.secagg.vocabulary import DEFAULT_CARRIERS
-from privacy.units import SHARED_NOISE
+from privacy.units import SHARED_NOISE, named
 
 __all__ = ["Policy", "RoundRequest"]
 
@@ -128,6 +128,15 @@ class Policy:
                 )
         if reasons:
             raise PolicyRefusal("refused by this merchant's policy: " + "; ".join(reasons))
+
+    def check_booked(self, unit: Unit, merchants_per_user: int) -> None:
+        """Nothing when a ledger kept for this unit can go on under the policy, else OtherUnit."""
+        if unit not in self.units:
+            raise OtherUnit(
+                f"units = {list(self.units)} in the policy, but the ledger was kept for unit "
+                f"{named(unit, merchants_per_user)}, whose epsilon says nothing of them: every plan is refused. "
+                f'Name "{unit}" again, or keep a home and ledger of its own for the other unit'
+            )
 
     def check_vocabulary(self, carriers: int) -> None:
         """Nothing when a vocabulary of what `carriers` merchants carry is allowed (0: nobody counted)."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from privacy.noise_shares import Tolerance
 
-__all__ = ["adversary", "not_protected", "statement"]
+__all__ = ["adversary", "not_protected", "statement", "unit_words"]
 
 _UNITS: Final = {
     "user_merchant": "one user inside one merchant (all events of that user there)",
@@ -59,6 +59,11 @@ _BY_UNIT: Final = {
 }
 
 
+def unit_words(unit: str, merchants_per_user: int | str) -> str:
+    """Whom the unit means, in words."""
+    return _UNITS[unit].format(k=merchants_per_user)
+
+
 def adversary(mode: str, tolerance: Tolerance | None = None) -> str:
     """Against whom. `tolerance` belongs to the modes that share noise."""
     return "nobody" if mode == "none" else _ADVERSARIES[mode].format(**_numbers(tolerance))
@@ -84,7 +89,7 @@ def statement(
     trained = "" if mode == "merchant" else f" with {steps} training steps"
     shares = f" {_SHARES.format(**_numbers(tolerance))}" if tolerance else ""
     return (
-        f"({shown}, {delta:g})-differential privacy for {_UNITS[unit].format(k=merchants_per_user)}, "
+        f"({shown}, {delta:g})-differential privacy for {unit_words(unit, merchants_per_user)}, "
         f"against {adversary(mode, tolerance)}.{shares} "
         f"The epsilon is the total over {rounds} rounds{trained} and every other release that "
         "depends on users (popularity, quality gate); the shared vocabulary is taken as given. Neighbouring data "

@@ -203,6 +203,28 @@ def test_ledger_shows_what_is_spent_and_left(small, runtime, capsys):
     assert "rounds like the last one" in capsys.readouterr().out
 
 
+def test_ledger_names_the_unit_in_words_and_says_when_the_policy_allows_another(small, runtime, capsys):
+    words = "one user inside one merchant (all events of that user there)"
+    assert ledger([str(small.home)]) == 0
+    assert f"unit  user_merchant: {words}" in capsys.readouterr().out
+    small.worker(runtime).answer(request(runtime))
+    assert ledger([str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["unit"] == {"name": "user_merchant", "words": words}
+    assert report["epsilon_left"] > 0
+    policy = small.home / "policy.toml"
+    policy.write_text(policy.read_text() + 'units = ["user_k"]\n')
+    assert ledger([str(small.home), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["unit"]["name"] == "user_merchant"
+    assert [unit["name"] for unit in report["units_allowed"]] == ["user_k"]
+    assert report["epsilon_left"] == 0
+    assert ledger([str(small.home)]) == 0
+    assert "refused: units = ['user_k'] in the policy" in capsys.readouterr().out
+    assert doctor([str(small.home), "--json"]) == 1
+    assert ("ledger", "bad") in state(capsys)
+
+
 def test_ledger_of_a_fresh_home_says_that_nothing_is_spent_and_what_is_allowed(small, tmp_path, capsys):
     assert ledger([str(small.home)]) == 0
     text = capsys.readouterr().out

@@ -21,6 +21,7 @@ from client.worker import Worker
 from data.errors import DataError
 from privacy.errors import LedgerTampered
 from privacy.ledger import Ledger
+from privacy.plan import Unit
 from tests.client.small import CANARY, OPEN_PLAN, PLAN, POLICY, TRAIN_UNTIL, TRAINING, Small, request
 
 KINDS = ("train", "popularity", "gate")
@@ -197,6 +198,19 @@ def test_a_request_beyond_the_ledgers_budget_is_refused(small, runtime):
         ask_for_twenty_more_rounds(worker, runtime)
     assert 3 <= len(ledger(small).reservations()) < 23
     assert ledger(small).epsilon(1e-5, "rdp") <= limit
+
+
+def test_a_plan_for_another_unit_than_the_ledger_was_kept_for_is_refused_though_the_policy_allows_it(
+    small, runtime
+):
+    (small.home / "policy.toml").write_text(policy_with('units = ["user_merchant", "home_user"]'))
+    worker, other = small.worker(runtime), replace(PLAN, unit=Unit.HOME_USER)
+    worker.answer(request(runtime))
+    with pytest.raises(Refused, match="for unit home_user, this ledger holds releases for unit user_merchant"):
+        worker.answer(request(runtime, plan=other, round=2))
+    (small.home / "ledger.jsonl").unlink()
+    small.worker(runtime).answer(request(runtime, plan=other, round=2))
+    assert [r.unit for r in ledger(small).reservations()] == [Unit.HOME_USER]
 
 
 @pytest.mark.parametrize("kind", KINDS)
