@@ -98,6 +98,8 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _make_home(home: Path, arguments: argparse.Namespace) -> None:
+    from client.runtime import RuntimeSettings, open_runtime, write_runtime
+
     gate_until = arguments.gate_until or datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     train_until = arguments.train_until or gate_until - WEEKS_THAT_JUDGE
     database = "://" in arguments.events
@@ -107,32 +109,40 @@ def _make_home(home: Path, arguments: argparse.Namespace) -> None:
         (not arguments.name, "--name: a merchant needs a name"),
         (not (database or Path(arguments.events).exists()), f"--events {arguments.events}: no such path"),
         (not arguments.vocabulary.is_file(), f"--vocabulary {arguments.vocabulary}: no such file"),
-        (not gate_until > train_until, "--gate-until must lie after --train-until"),
+        (not gate_until > train_until, f"--gate-until: {gate_until:%Y-%m-%d} must lie after --train-until"),
         (arguments.max_events < 1, "--max-events must be at least 1"),
     ]  # fmt: skip
     if lines := [text for wrong, text in problems if wrong]:
         raise _Problems(lines)
     events = arguments.events if database else str(Path(arguments.events).resolve())
     settings = MerchantSettings(arguments.name, events, train_until, gate_until, arguments.max_events)
+    vocabulary = str(arguments.vocabulary.resolve())
+    runtime = RuntimeSettings(arguments.task, arguments.options, vocabulary, arguments.device)
+    open_runtime(runtime)  # now, so that a wrong option is told before there is a home
+    if arguments.gate_until is None:
+        _check_default_weeks(settings)
     create_home(home, settings, POLICY)
-    _write_runtime(home, arguments)
+    write_runtime(home / "runtime.json", runtime)
     open_home(home)
     print(f"made the home of {arguments.name} in {home}\n  next: read {home / 'policy.toml'} and decide")
+    print(f"        hansa merchant enrol {home}, and pin the roster that comes back")
     print(f"        hansa doctor {home}\n        hansa merchant run {home}")
 
 
-def _write_runtime(home: Path, arguments: argparse.Namespace) -> None:
-    """As `client.runtime.write_runtime`, without torch."""
-    from client.home import write_private
+def _check_default_weeks(settings: MerchantSettings) -> None:
+    """That the weeks until today, which judge a release, have events; unsound ones are the doctor's."""
+    from data.errors import DataError
+    from data.files import load_merchant
 
-    settings = {
-        "task": arguments.task,
-        "options": arguments.options,
-        "vocabulary": str(arguments.vocabulary.resolve()),
-        "device": arguments.device,
-        "durable": True,
-    }
-    write_private(home / "runtime.json", json.dumps(settings, indent=2).encode() + b"\n", durable=True)
+    try:
+        moments = load_merchant(settings.events).get_column("timestamp")
+    except DataError:
+        return
+    if not moments.is_between(settings.train_until, settings.gate_until, closed="left").any():
+        weeks = f"{settings.train_until:%Y-%m-%d} and {settings.gate_until:%Y-%m-%d}"
+        raise _Problems(
+            [f"--gate-until: no event lies between {weeks} (the default), to judge a release: give the league's"]
+        )
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -228,14 +238,20 @@ def _listens(path: Path) -> bool:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a day or moment, such as 2025-06-30") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _options(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
     if not isinstance(found, dict):
-        raise ValueError("not an object")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a JSON object, such as '{{\"dimension\": 16}}'")
     return found
 
 
@@ -244,8 +260,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="hansa merchant",
         description="A merchant's node: it trains on the merchant's own events, under the merchant's own policy, "
         "and lets out nothing but checked answers.",
-        epilog="The order of things: init, read policy.toml, `hansa doctor HOME`, run, then Flower's SuperNode "
-        "with --node-config 'socket=\"HOME/run/worker.sock\"'. docs/merchant-node.md tells it in full.",
+        epilog="The order of things: init, read policy.toml, enrol, pin, `hansa doctor HOME`, run, then Flower's "
+        "SuperNode with --node-config 'socket=\"HOME/run/worker.sock\"'. docs/merchant-node.md tells it in full.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.errors import ClientError
-from client.home import MerchantSettings, read_secret, read_settings
+from client.home import MerchantSettings, open_home, read_secret, read_settings
 
 GOOD, NOTE, BAD = "good", "note", "bad"
 if TYPE_CHECKING:
+    import polars as pl
+
+    from data.catalogue import Vocabulary
     from privacy.policy import Policy
 
 FREE_BYTES, FEW_BYTES = 256 * 2**20, 2 * 2**30
@@ -66,11 +69,12 @@ def examine(home: Path, now: datetime) -> tuple[Check, ...]:
         ("settings", lambda: _settings(home)),
         ("secret", lambda: _secret(home)),
         ("policy", lambda: _policy(home)),
+        ("seat", lambda: _seat(home)),
         ("clock", lambda: _clock(home, now)),
         ("ledger", lambda: _ledger(home)),
         ("disk", lambda: _disk(home)),
         ("events", lambda: _events(home, now)),
-        ("vocabulary", lambda: _vocabulary(home)),
+        ("vocabulary", lambda: _vocabulary(home, now)),
         ("device", lambda: _device(home)),
     )
     return tuple(check for name, look in looks for check in _guarded(name, look))
@@ -126,6 +130,17 @@ def _policy(home: Path) -> Iterator[Check]:
         yield Check("policy", NOTE, "mode none is allowed: updates may leave without any privacy", "Remove it")
 
 
+def _sound_policy(home: Path) -> "Policy | None":
+    """The policy for checks beside its own; None where it can't be read, which its own check tells."""
+    from privacy.errors import PolicyError
+    from privacy.policy import Policy
+
+    try:
+        return Policy.read(home / "policy.toml")
+    except PolicyError:
+        return None
+
+
 def _refusals(policy: "Policy", home: Path) -> list[str]:
     """Why even the smallest plan of every mode and unit is refused; empty where one passes."""
     from client.runtime import read_runtime
@@ -160,6 +175,38 @@ def _refusals(policy: "Policy", home: Path) -> list[str]:
     return reasons
 
 
+def _seat(home: Path) -> Iterator[Check]:
+    """The merchant's place in a pinned roster, where the policy lets answers out under masks alone."""
+    from client.enrolment import FOLDER, IDENTITY, PIN, open_identity, open_pinned
+    from privacy.secagg.roster import Requirements, require
+    from privacy.units import SHARED_NOISE
+
+    if (policy := _sound_policy(home)) is None:
+        return
+    in_clear = set(policy.modes) - set(SHARED_NOISE) and not policy.secure_aggregation_required
+    state, folder = NOTE if in_clear else BAD, home / FOLDER
+    refused = "rounds over masked sums are refused" if in_clear else "every round is refused"
+    if not (folder / IDENTITY).exists():
+        remedy = f"hansa merchant enrol {home}; give its line to the council"
+        yield Check("seat", state, f"this merchant is not enrolled in a league: {refused}", remedy)
+        return
+    if not (folder / PIN).exists():
+        remedy = f"hansa merchant pin {home} --roster FILE --council KEY, as the council sent them"
+        yield Check("seat", state, f"enrolled, but no roster is pinned: {refused}", remedy)
+        return
+    opened = open_home(home)
+    roster = open_pinned(opened)
+    roster.index_of_key(open_identity(opened).public)
+    require(roster, Requirements(policy.min_survivors, policy.min_colluders))
+    merchants = len(roster.members)
+    yield Check("seat", GOOD, f"one of {merchants} merchants of league {roster.league}, roster {roster.serial}")
+    if merchants < policy.min_cohort:
+        found = (
+            f"min_cohort = {policy.min_cohort}, but the roster has {merchants} merchants: every round is refused"
+        )
+        yield Check("seat", BAD, found, "Lower min_cohort in policy.toml, or pin a larger roster")
+
+
 def _clock(home: Path, now: datetime) -> Iterator[Check]:
     files = (home / name for name in ("merchant.toml", "policy.toml", "secret.key", "ledger.jsonl"))
     written = [datetime.fromtimestamp(file.stat().st_mtime, UTC) for file in files if file.exists()]
@@ -173,7 +220,6 @@ def _clock(home: Path, now: datetime) -> Iterator[Check]:
 
 def _ledger(home: Path) -> Iterator[Check]:
     from privacy.ledger_records import booked_unit, parse_chain
-    from privacy.policy import Policy
 
     path = home / "ledger.jsonl"
     if not path.exists():
@@ -181,12 +227,13 @@ def _ledger(home: Path) -> Iterator[Check]:
         return
     records, torn = parse_chain(path, path.read_bytes())
     yield Check("ledger", GOOD, f"{len(records)} records, the chain holds")
-    if held := [booked_unit(record.body) for record in records if record.kind == "reserve"]:
-        Policy.read(home / "policy.toml").check_booked(*held[0])
     if torn:
         yield Check("ledger", NOTE, "the last line was torn by a crash; the node mends it at its start")
     if path.stat().st_mode & 0o077:
         yield Check("ledger", NOTE, "others may read the ledger", f"chmod 600 {path}")
+    held = [booked_unit(record.body) for record in records if record.kind == "reserve"]
+    if held and (policy := _sound_policy(home)):
+        policy.check_booked(*held[0])
 
 
 def _disk(home: Path) -> Iterator[Check]:
@@ -204,34 +251,67 @@ def _source(home: Path, settings: MerchantSettings) -> str:
     return settings.events if "://" in settings.events else str((home / settings.events).resolve())
 
 
+def _read_events(home: Path, settings: MerchantSettings, now: datetime) -> "pl.DataFrame":
+    """The events as the node reads them; empty where the policy says that it may be nobody's home."""
+    from data.files import load_merchant
+    from privacy.units import Unit
+
+    policy = _sound_policy(home)
+    lonely = policy is not None and Unit.HOME_USER in policy.units
+    return load_merchant(_source(home, settings), now=now, may_be_empty=lonely)
+
+
 def _events(home: Path, now: datetime) -> Iterator[Check]:
-    from data.contract import check
-    from data.readers import read
+    from data.errors import ContractError
 
-    table = read(_source(home, read_settings(home / "merchant.toml")))
-    findings = check(table.frame, None, source=table.locate, catalogue_source="", now=now)
-    for finding in findings:
-        place = str(finding).split(": ", maxsplit=1)[0]
-        yield Check("events", BAD, f"{place}: {finding.problem}", finding.remedy)
-    if not findings:
-        yield Check("events", GOOD, f"{table.frame.height:,} rows keep the data contract")
+    try:
+        events = _read_events(home, read_settings(home / "merchant.toml"), now)
+    except ContractError as wrong:
+        for finding in wrong.findings:
+            place = str(finding).split(": ", maxsplit=1)[0]
+            yield Check("events", BAD, f"{place}: {finding.problem}", finding.remedy)
+        return
+    if events.is_empty():
+        yield Check("events", NOTE, "no rows: this merchant is nobody's home and answers with noise alone")
+    else:
+        yield Check("events", GOOD, f"{events.height:,} rows keep the data contract")
 
 
-def _vocabulary(home: Path) -> Iterator[Check]:
+def _vocabulary(home: Path, now: datetime) -> Iterator[Check]:
     from client.runtime import read_runtime
     from data.catalogue import Vocabulary
     from data.errors import DataError
-    from data.files import load_merchant
-    from data.samples import evaluation_set, histories
 
     vocabulary = Vocabulary.load(Path(read_runtime(home / "runtime.json").vocabulary))
     yield Check("vocabulary", GOOD, f"{vocabulary.size:,} items, {len(vocabulary.attribute_names)} attributes")
+    yield from _carriers(vocabulary.carriers, home)
     settings = read_settings(home / "merchant.toml")
     try:
-        events = load_merchant(_source(home, settings))
+        events = _read_events(home, settings, now)
     except DataError:
-        yield Check("vocabulary", BAD, "not held against the events, which are not sound", "Mend the events first")
+        yield Check(
+            "vocabulary", NOTE, "not held against the events, which are not sound", "Mend the events first"
+        )
         return
+    if not events.is_empty():
+        yield from _customers(events, vocabulary, settings)
+
+
+def _carriers(carriers: int, home: Path) -> Iterator[Check]:
+    """Whether as many merchants carry the vocabulary's items as the policy asks."""
+    least = policy.min_carriers if (policy := _sound_policy(home)) else 1
+    if not carriers:
+        found = f"nobody counted yet who carries its items: no training before (min_carriers = {least})"
+        yield Check("vocabulary", NOTE, found, "Nothing in a new league; else get the league's counted vocabulary")
+    elif carriers < least:
+        found = f"its items are those of {carriers} merchants, min_carriers = {least}: every round is refused"
+        yield Check("vocabulary", BAD, found, "Get one that more carry, or lower min_carriers in policy.toml")
+
+
+def _customers(events: "pl.DataFrame", vocabulary: "Vocabulary", settings: MerchantSettings) -> Iterator[Check]:
+    """Whether somebody trains, and somebody judges a release."""
+    from data.samples import evaluation_set, histories
+
     known = set(vocabulary.item_ids)
     items = events.get_column("item_id").unique().to_list()
     share = sum(item in known for item in items) / max(len(items), 1)
@@ -284,7 +364,7 @@ def _print_table(checks: Sequence[Check], sound: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hansa doctor",
-        description="Look over a merchant's home before it joins a league: settings, secret, policy, clock, "
+        description="Look over a merchant's home before it joins a league: settings, secret, policy, seat, clock, "
         "ledger, disk, events against the data contract (all at once), vocabulary, device. Changes nothing.",
         epilog="Exit code 0: sound. 1: something must be mended. 2: there is no home to look at.",
     )

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,4 +36,7 @@ def _settings(kind: type[Any], options: Mapping[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(options) - known):
         raise ConfigError(f"model.options has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    try:
+        return msgspec.convert(dict(options), kind)
+    except msgspec.ValidationError as wrong:
+        raise ConfigError(f"model.options: {wrong}") from None

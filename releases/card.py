@@ -176,7 +176,7 @@ def _check_privacy(card: ModelCard) -> None:
 def _privacy_words(card: ModelCard) -> list[str]:
     if card.mode == "none":
         return ["Trained **without** differential privacy.", "", card.privacy_statement]
-    spent = f"ε = {card.epsilon:g}, δ = {card.delta:g} per {card.unit}, mode `{card.mode}`, "
+    spent = f"Spent: ε = {card.epsilon:g}, δ = {card.delta:g} per {card.unit}, mode `{card.mode}`, "
     return [f"{spent}accountant `{card.accountant}`.", "", card.privacy_statement]
 
 

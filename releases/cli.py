@@ -91,7 +91,7 @@ def _release_report(release: VerifiedRelease) -> Report:
         "created": card.created.isoformat(),
         "release_age_s": round(release.release_age_s()),
         "mode": card.mode,
-        "epsilon": card.epsilon,
+        "epsilon_spent": card.epsilon,
         "model_hash": card.model_hash,
     }
 

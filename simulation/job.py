@@ -136,7 +136,7 @@ def _federated(
     config: Config, name: str, federation: Federation, league: PreparedLeague, display: Display, log: MetricsLog
 ) -> FederatedRun:
     rounds, plan = federation.settings.rounds.rounds, federation.settings.plan
-    title = f"private, {plan.mode}, ε = {plan.epsilon:.3g}" if plan.private else "without privacy"
+    title = f"private, {plan.mode}, ε = {plan.epsilon:.3g} planned" if plan.private else "without privacy"
     pool = executor(nodes(federation.nodes), workers(config))
     try:
         with display.stage(title, rounds) as stage:
@@ -187,7 +187,7 @@ def _forecast(plan: PrivacyPlan, display: Display) -> None:
     """What a private run will cost, said before it begins."""
     if plan.private:
         display.say(
-            f"this run will cost ε = {up(plan.epsilon, 3)} at δ = {scientific(plan.delta)} over "
+            f"planned is to spend at most ε = {up(plan.epsilon, 3)} at δ = {scientific(plan.delta)} over "
             f"{plan.rounds} rounds (unit {plan.unit}, {plan.mode} noise)"
         )
 

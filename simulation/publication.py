@@ -25,6 +25,7 @@ from server.checkpoints import Checkpoint, model_hash
 from simulation.federation import Federation
 from simulation.league import PreparedLeague, vocabulary_file
 from simulation.nodes import RUNTIME
+from simulation.rounding import up
 
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 CARD_METRICS = ("recall@10", "ndcg@10", "hit_rate@10", "recall@20", "ndcg@20", "coverage@10")
@@ -121,7 +122,7 @@ def model_card(
         epsilon=spent,
         delta=plan.delta if plan.private else None,
         accountant=plan.accountant,
-        privacy_statement=plan.statement if spent is None else plan.stated(spent),
+        privacy_statement=plan.statement if spent is None else _spent_and_planned(plan, spent),
         rounds=federation.settings.rounds.rounds,
         merchants=len(league.merchants),
         items=league.items,
@@ -129,6 +130,13 @@ def model_card(
         code_hash=code_hash(),
         metrics=metrics,
         limitations=limitations,
+    )
+
+
+def _spent_and_planned(plan: PrivacyPlan, spent: float) -> str:
+    return (
+        f"{plan.stated(spent)} {up(spent, 3)} is what the fullest ledger of a merchant holds as spent; planned "
+        f"was {up(plan.epsilon, 3)}, which leaves room for what was not asked."
     )
 
 

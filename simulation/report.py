@@ -215,7 +215,7 @@ def _privacy(measured: Measured) -> PrivacySection:
     )
     sheet = (
         ("Mode", f"{spoken(privacy.mode)} noise"),
-        ("ε", up(privacy.epsilon, 2) if privacy.epsilon is not None else "not stated"),
+        ("ε, planned", up(privacy.epsilon, 2) if privacy.epsilon is not None else "not stated"),
         ("δ", scientific(privacy.delta) if privacy.delta is not None else "not stated"),
         ("Compositions", f"{privacy.steps:,}" if privacy.steps is not None else "not stated"),
         ("Accountant", privacy.accountant.upper() or "not stated"),

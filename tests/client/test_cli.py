@@ -2,9 +2,8 @@
 """`hansa merchant`, `hansa doctor` and `hansa ledger` as people call them."""
 
 import json
-import os
-import time
 import tomllib
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -15,7 +14,7 @@ from client.home import open_home
 from client.runtime import read_runtime
 from privacy.cli import main as ledger
 from privacy.policy import Policy
-from tests.client.small import CANARY, OPTIONS, SECRET, TRAIN_UNTIL, request
+from tests.client.small import OPTIONS, request
 
 
 def init(small, home, *more):
@@ -51,6 +50,51 @@ def test_init_says_every_problem_in_one_line_each_and_changes_nothing(small, tmp
     assert init(small, small.home) == 2
     assert "a home is here already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in small.home.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ('{"dimensoin": 16}', "model.options has no dimensoin; it has dimension"),
+        ('{"dimension": "16"}', "dimension"),
+        ('{"dimension": 0}', "dimension"),
+    ],
+)
+def test_init_refuses_options_that_the_task_does_not_take_and_changes_nothing(
+    small, tmp_path, capsys, options, words
+):
+    assert init(small, tmp_path / "new", "--options", options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--options", "{dimension: 16}"), "expected a JSON object"),
+        (("--train-until", "monday"), "'monday': expected a day or moment"),
+    ],
+)
+def test_init_says_what_an_argument_should_look_like(small, tmp_path, capsys, more, words):
+    with pytest.raises(SystemExit) as ended:
+        init(small, tmp_path / "new", *more)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_init_refuses_default_weeks_in_which_nothing_was_bought(small, tmp_path, capsys):
+    events, vocabulary = str(small.events), str(small.folder / "vocabulary.parquet")
+    arguments = ["--name", "north", "--events", events, "--vocabulary", vocabulary]
+    assert merchant(["init", str(tmp_path / "new"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--gate-until: no event lies between" in line
+    assert not (tmp_path / "new").exists()
+    newer = pl.read_parquet(small.events).with_columns(
+        pl.lit(datetime.now(UTC) - timedelta(days=2)).alias("timestamp")
+    )
+    newer.unique(["user_id", "item_id"]).write_parquet(small.events)
+    assert merchant(["init", str(tmp_path / "new"), *arguments]) == 0
 
 
 @pytest.mark.parametrize("where", ["file/home", "file", "x" * 300])
@@ -89,101 +133,6 @@ def test_status_tells_how_a_node_stands(small, runtime, capsys):
     assert report["releases"] == 1
     assert 0 < report["epsilon_reserved"] < report["max_epsilon"]
     assert merchant(["status", str(small.folder / "nowhere")]) == 2
-    assert "hansa merchant init" in capsys.readouterr().err
-
-
-def test_doctor_finds_a_sound_home_sound_and_nothing_of_the_home_is_changed(small, capsys):
-    before = {path: path.read_bytes() for path in small.home.rglob("*") if path.is_file()}
-    assert doctor([str(small.home), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["format"] == "hansa.doctor/1"
-    assert report["sound"] is True
-    names = {check["name"] for check in report["checks"]}
-    assert names == {
-        "settings", "secret", "policy", "clock", "ledger", "disk", "events", "vocabulary", "device"
-    }  # fmt: skip
-    assert {path: path.read_bytes() for path in small.home.rglob("*") if path.is_file()} == before
-    assert doctor([str(small.home)]) == 0
-    assert "sound" in capsys.readouterr().out
-
-
-def test_every_check_runs_whatever_the_others_found_and_no_line_quotes_a_cell_or_the_secret(
-    small, runtime, capsys
-):
-    small.worker(runtime).answer(request(runtime))
-    events = pl.read_parquet(small.events)
-    events.with_columns(event=pl.lit("steal"), user_id=pl.lit(f" {CANARY}")).write_parquet(small.events)
-    (small.home / "secret.key").chmod(0o644)
-    (small.home / "policy.toml").write_text("trust = true")
-    path = small.home / "ledger.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
-    (small.home / "merchant.toml").chmod(0o666)
-    (small.home / "runtime.json").write_text("{}")
-    os.utime(small.home / "merchant.toml", (time.time() + 9e4,) * 2)
-    assert doctor([str(small.home), "--json"]) == 1
-    text = capsys.readouterr().out
-    bad = {check["name"] for check in json.loads(text)["checks"] if check["state"] == "bad"}
-    assert bad == {"settings", "secret", "policy", "clock", "ledger", "events", "vocabulary", "device"}
-    assert doctor([str(small.home)]) == 1
-    text += capsys.readouterr().out
-    assert CANARY not in text
-    assert SECRET.hex() not in text
-
-
-def test_doctor_tells_of_items_that_the_league_does_not_know(small, capsys):
-    events = pl.read_parquet(small.events)
-    events.with_columns(item_id=pl.lit("own-") + pl.col("item_id")).write_parquet(small.events)
-    assert doctor([str(small.home), "--json"]) == 1
-    found = [check["found"] for check in json.loads(capsys.readouterr().out)["checks"]]
-    assert any("knows 0% of this merchant's 12 items" in text for text in found)
-    assert any("nothing to train on" in text for text in found)
-
-
-@pytest.mark.parametrize(
-    ("line", "word"),
-    [
-        ("max_epsilon = 0", "max_epsilon must be a number > 0"),
-        ("modes = []", "modes must be of"),
-        ('modes = ["merchant"]', "mode merchant protects the unit merchant"),
-        ('units = ["merchant"]', "mode merchant protects the unit merchant"),
-        ('tasks = ["telepathy"]', "task 'recommendation' is not among ['telepathy']"),
-        ("max_epsilon = 1e-9", "epsilon"),
-    ],
-)
-def test_doctor_finds_a_policy_that_refuses_every_plan(small, capsys, line, word):
-    (small.home / "policy.toml").write_text(f'{"" if "modes" in line else """modes = ["local"]"""}\n{line}\n')
-    assert doctor([str(small.home), "--json"]) == 1
-    bad = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["state"] == "bad"]
-    assert [check["name"] for check in bad] == ["policy"]
-    assert word in bad[0]["found"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "unit"),
-    [
-        ("none", "user_merchant"),
-        ("local", "user_merchant"),
-        ("local", "home_user"),
-        ("distributed", "user_merchant"),
-        ("merchant", "merchant"),
-    ],
-)
-def test_doctor_finds_a_policy_that_allows_one_mode_and_its_unit_sound(small, capsys, mode, unit):
-    (small.home / "policy.toml").write_text(f'modes = ["{mode}"]\nunits = ["{unit}"]\n')
-    assert doctor([str(small.home), "--json"]) == 0
-
-
-def test_doctor_finds_weeks_in_which_nobody_bought_and_no_release_could_be_judged(small, capsys):
-    events = pl.read_parquet(small.events)
-    events.filter(pl.col("timestamp") < TRAIN_UNTIL).write_parquet(small.events)
-    assert doctor([str(small.home), "--json"]) == 1
-    bad = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["state"] == "bad"]
-    assert [check["name"] for check in bad] == ["vocabulary"]
-    assert "nothing judges a release" in bad[0]["found"]
-
-
-def test_doctor_without_a_home_ends_with_2(tmp_path, capsys):
-    assert doctor([str(tmp_path / "none")]) == 2
     assert "hansa merchant init" in capsys.readouterr().err
 
 

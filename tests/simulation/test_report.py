@@ -198,7 +198,7 @@ def test_the_privacy_section_states_all_that_a_guarantee_needs(results: Results)
     section = page[page.index('id="privacy"') : page.index('id="example"')]
     for term, value in (
         ("Mode", "Local noise"),
-        ("ε", "8.00"),
+        ("ε, planned", "8.00"),
         ("δ", "1e-5"),
         ("Compositions", "240"),
         ("Accountant", "PRV"),
