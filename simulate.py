@@ -24,8 +24,9 @@ try:
     from omegaconf import DictConfig
     from rich.console import Console
 
-    from simulation.config import WrongOverride, explain, register, typed
+    from simulation.config import WrongOverride, check_once, explain, register, typed
     from simulation.job import WRONG_INPUT, run_job
+    from simulation.settings_help import help_text
 except ModuleNotFoundError as absent:
     sys.exit(f"hansa: {absent.name} is not installed: run `make install`, then `. .venv/bin/activate`")
 
@@ -47,9 +48,15 @@ def _refuse(wrong: WrongOverride) -> NoReturn:
 def main() -> None:
     """Compose the settings and run the job."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        sys.stdout.write(help_text(sys.argv[1:]))
+        return
     register()
     try:
+        check_once(sys.argv[1:])
         _hydra_main()
+    except WrongOverride as twice:
+        _refuse(twice)
     except HydraException as error:
         _refuse(explain(error, sys.argv[1:]))
 

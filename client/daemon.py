@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client.errors import HomeError, Refused, WireError
+from client.errors import HomeError, NothingSent, Refused, WireError
 from client.home import open_home
 from client.runtime import open_runtime, read_runtime
 from client.wire import (
@@ -99,6 +99,8 @@ class Daemon:
         try:
             body = self._request_body(connection)
             reply = self._reply_body(body)
+        except NothingSent:
+            return
         except WireError as broken:
             log("unreadable", reason=str(broken))
             reply = encode_refusal(str(broken))

@@ -5,6 +5,7 @@ ClientError
 ├── HomeError     the merchant's own settings, keys or data are not usable
 ├── CouncilError  an enrolment, roster or key that the council's command cannot use
 ├── WireError     bytes from the socket are not a message of this version
+│   └── NothingSent  … since there are none: somebody only looked whether one listens
 └── Refused       the request is understood and declined; the platform may read the reason
 """
 
@@ -23,6 +24,10 @@ class CouncilError(ClientError):
 
 class WireError(ClientError):
     """Not a message of the expected version, or longer than allowed."""
+
+
+class NothingSent(WireError):
+    """The connection was closed before its first byte, as `hansa merchant status` does."""
 
 
 class Refused(ClientError):

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from client.errors import Refused, WireError
+from client.errors import NothingSent, Refused, WireError
 
 MAGIC = b"HSW\x03"
 HEADER_BYTES = len(MAGIC) + 8
@@ -141,8 +141,15 @@ def send_frame(connection: socket.socket, body: bytes) -> None:
 
 
 def receive_frame(connection: socket.socket, timeout_s: float) -> bytes:
-    """Receive one whole frame; raises `WireError`, and `TimeoutError` when it is not whole after `timeout_s`."""
+    """Receive one whole frame.
+
+    Raises `WireError`, its kind `NothingSent` where no byte came, and `TimeoutError` when it is not whole after
+    `timeout_s`.
+    """
     deadline = time.monotonic() + timeout_s
+    connection.settimeout(timeout_s)
+    if not connection.recv(1, socket.MSG_PEEK):
+        raise NothingSent("connection closed before its first byte")
     header = _receive(connection, HEADER_BYTES, deadline)
     if header[: len(MAGIC)] != MAGIC:
         raise WireError(f"expected {MAGIC!r}, found {header[: len(MAGIC)]!r}: another version or program")

@@ -4,6 +4,8 @@
 import importlib
 import runpy
 import sys
+from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
 
 ROLES = {
@@ -22,16 +24,30 @@ def main() -> int:
     here = Path(__file__).resolve().parent
     root = here / "_app" if (here / "_app").is_dir() else here.parent
     sys.path.insert(0, str(root))
-    if len(sys.argv) < 2 or sys.argv[1] not in ROLES:
-        width = max(map(len, ROLES))
-        print("usage: hansa ROLE [--help]\n\n" + "\n".join(f"  {r:<{width}}  {ROLES[r][1]}" for r in ROLES))
-        return 0 if sys.argv[1:2] in ([], ["--help"], ["-h"]) else 2
+    asked = sys.argv[1:2]
+    if asked == ["--version"]:
+        print(f"hansa {version('hansa')}")
+        return 0
+    if not asked or asked[0] not in ROLES:
+        return _usage(asked)
     role = sys.argv.pop(1)
     sys.argv[0] = f"hansa {role}"
     if role == "simulate":  # Hydra looks for conf/ beside the script that runs, and reads the command line itself
         runpy.run_path(str(root / "simulate.py"), run_name="__main__")
         return 0
     return int(importlib.import_module(ROLES[role][0]).main(sys.argv[1:]))
+
+
+def _usage(asked: list[str]) -> int:
+    width = max(map(len, ROLES))
+    print("usage: hansa ROLE [--help] | --version\n")
+    print("\n".join(f"  {role:<{width}}  {ROLES[role][1]}" for role in ROLES))
+    if asked in ([], ["--help"], ["-h"]):
+        return 0
+    near = get_close_matches(asked[0], ROLES, n=1)
+    remedy = f"did you mean `hansa {near[0]}`?" if near else "choose one of those above"
+    print(f"\nhansa: there is no role {asked[0]!r}: {remedy}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -172,6 +172,15 @@ def typed(settings: DictConfig) -> Config:
     return config
 
 
+def check_once(overrides: Sequence[str]) -> None:
+    """Raises `WrongOverride` for a setting that was typed twice: the last one would win unseen."""
+    typed_first: dict[str, str] = {}
+    for text in overrides:
+        name = text.lstrip("+~").partition("=")[0]
+        if not text.startswith("-") and typed_first.setdefault(name, text) is not text:
+            raise WrongOverride(f"{typed_first[name]} {text}: {name} is given twice; keep one")
+
+
 def explain(error: HydraException, overrides: Sequence[str]) -> WrongOverride:
     """Hydra's refusal of `overrides` in one line of our own words."""
     cause = error.__cause__

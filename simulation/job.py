@@ -2,6 +2,7 @@
 """The main job from end to end: prepare, train privately, compare, publish, verify, serve, report."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ from simulation.vocabulary import agreed
 from strategies.errors import StrategyError
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+REFUSED = (SettingsError, DataError, ModelError, PrivacyError)
 CURVE_POINTS = 4
 CURVE = "ndcg@10_novel_valid"
 
@@ -67,7 +69,7 @@ def run_job(config: Config, console: Console) -> int:
     display = Display(console)
     try:
         _run(config, display)
-    except (SettingsError, DataError, ModelError, PrivacyError) as wrong:
+    except REFUSED as wrong:
         display.fail("hansa:", str(wrong))
         return WRONG_INPUT
     except (ClientError, OSError, ReferenceFailed, ReleaseError, ServerError, ServingFailed, StrategyError) as why:
@@ -79,14 +81,14 @@ def run_job(config: Config, console: Console) -> int:
 def _run(config: Config, display: Display) -> None:
     check_settings(config)
     folder, resumed = run_folder(config, datetime.now(UTC))
-    display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
     timings = Timings()
-    with timings.of("prepare"):
-        league = _league(config, folder)
-        check_league(config, league)
-    with timings.of("vocabulary"):
-        league = agreed(config, folder, league)
-        planned = federations(config, folder, league)
+    try:
+        league, planned = _accepted(config, folder, timings)
+    except REFUSED:
+        if not resumed:  # nothing was trained: what is refused leaves nothing behind
+            shutil.rmtree(folder)
+        raise
+    display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
     display.say(
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
         f"{sum(merchant.events for merchant in league.merchants):,} events"
@@ -123,6 +125,16 @@ def _run(config: Config, display: Display) -> None:
         display.say(f"• {sentence}")
     print_tables(results, display.console)
     display.say(f"every comparison in words: {folder / 'report.html'}    arrays: {results['model_hash'][:16]}")
+
+
+def _accepted(config: Config, folder: Path, timings: Timings) -> tuple[PreparedLeague, dict[str, Federation]]:
+    """The league and what is to be trained on it, once settings and data are found sound."""
+    with timings.of("prepare"):
+        league = _league(config, folder)
+        check_league(config, league)
+    with timings.of("vocabulary"):
+        league = agreed(config, folder, league)
+        return league, federations(config, folder, league)
 
 
 def _league(config: Config, folder: Path) -> PreparedLeague:

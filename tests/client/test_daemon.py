@@ -81,7 +81,6 @@ def test_requests_are_answered_one_after_another(tmp_path):
 @pytest.mark.parametrize(
     "sent",
     [
-        b"",
         b"GET / HTTP/1.1\r\n\r\n",
         MAGIC,
         MAGIC + b"\xff" * 8,
@@ -94,6 +93,14 @@ def test_a_broken_client_is_given_up_and_the_next_one_is_served(tmp_path, sent, 
             client.sendall(sent)
         assert ask_worker(str(path), ASKED).weight == 1
     assert '"event": "unreadable"' in capsys.readouterr().err
+
+
+def test_a_look_whether_it_listens_leaves_no_line_in_the_log(tmp_path, capsys):
+    with serving(tmp_path) as path:
+        with connected(path):
+            pass
+        assert ask_worker(str(path), ASKED).weight == 1
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["answered"]
 
 
 @pytest.mark.parametrize("sent", [b"", MAGIC, MAGIC + (10**6).to_bytes(8, "big") + b"x"])

@@ -72,6 +72,17 @@ def test_without_a_role_the_roles_are_listed():
         assert all(f"\n  {role} " in done.stdout for role in ROLES)
 
 
+def test_an_unknown_role_is_told_the_nearest_one():
+    assert "no role 'dcotor': did you mean `hansa doctor`?" in hansa(ROOT, "dcotor").stderr
+    assert "no role 'dance': choose one of those above" in hansa(ROOT, "dance").stderr
+
+
+def test_the_launcher_tells_its_version():
+    done = hansa(ROOT, "--version")
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (done.returncode, done.stdout) == (0, f"hansa {stated}\n")
+
+
 def test_the_launcher_works_from_the_layout_of_a_wheel(tmp_path):
     """The folders as `force-include` of pyproject.toml lays them out."""
     shutil.copytree(ROOT / "hansa", tmp_path / "hansa")
@@ -107,7 +118,7 @@ def test_the_launcher_works_from_a_wheel(tmp_path):
         }
         archive.extractall(tmp_path / "unzipped")
     _check_wheel_layout(tmp_path / "unzipped")
-    assert hansa(tmp_path / "unzipped", "simulate", "--help").stdout.startswith("simulate is powered by Hydra")
+    assert hansa(tmp_path / "unzipped", "simulate", "--help").stdout.startswith("A league on one machine")
 
 
 def _check_wheel_layout(root):

@@ -159,7 +159,7 @@ def test_a_frame_arrives_whole():
 @pytest.mark.parametrize(
     ("bytes_sent", "reason"),
     [
-        (b"", "closed after 0 of 12"),
+        (b"", "closed before its first byte"),
         (MAGIC, "closed after 4 of 12"),
         (b"GET / HTTP/1.1\r\n", "another version or program"),
         (b"HSW\x01" + bytes(8), "another version or program"),

@@ -277,3 +277,4 @@ def test_a_wrong_setting_is_named_without_a_traceback(run_job, tmp_path, overrid
     assert code == 2
     assert word in " ".join(text.split())
     assert "Traceback" not in text
+    assert not any(tmp_path.iterdir()), "a refused run leaves no folder"

@@ -16,6 +16,7 @@ from privacy.plan import Mode
 from simulation.config import Config, register
 from simulation.outputs import config_hash
 from simulation.plans import Size, options, plans, strategy, training
+from simulation.settings_help import help_text
 from strategies.build import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -121,12 +122,14 @@ def test_the_list_of_settings_is_the_golden_one():
         ("strategy=fedadm", "strategy=fedadm: choose one of fedadam, fedavg, fedavgm, fedprox, fedyogi, recipe"),
         ("data.test_weeks", "data.test_weeks: expected KEY=VALUE"),
         ("seed=[1", "seed=[1: expected KEY=VALUE"),
+        ("seed=3 rounds=2 seed=4", "seed=3 seed=4: seed is given twice; keep one"),
+        ("privacy=local +privacy=none", "privacy is given twice"),
         ("~seed", "seed has no value: give seed=VALUE"),
         ("output=${nosuch}", "output: Interpolation key 'nosuch' not found"),
     ],
 )
 def test_a_wrong_override_ends_with_2_and_one_line_of_field_value_and_remedy(monkeypatch, capsys, typed, line):
-    monkeypatch.setattr("sys.argv", ["simulate.py", typed])
+    monkeypatch.setattr("sys.argv", ["simulate.py", *typed.split()])
     # Hydra closes every log handler of its process: of this one too, and with absl's the stream behind it.
     monkeypatch.setattr("hydra._internal.logging_config.configure_logging", lambda config: None)
     with pytest.raises(SystemExit) as ended:
@@ -136,3 +139,22 @@ def test_a_wrong_override_ends_with_2_and_one_line_of_field_value_and_remedy(mon
     assert len(lines) == 1
     assert lines[0].startswith("hansa: ")
     assert line in lines[0]
+
+
+def test_help_says_a_sentence_for_every_group_and_shows_the_settings_of_the_chosen_ones():
+    text = help_text([])
+    assert all(f" {group}={name} " in text for group, name in GROUPS)
+    assert "rounds: 48           # of the non-private run" in text
+    assert "epsilon: 3.0             # over the whole run" in text
+    assert "hydra" not in text
+    assert "defaults:" not in text
+    other = help_text(["privacy=local", "seed=3"])
+    assert "* privacy=local " in other
+    assert "epsilon: 8.0             # over the whole run" in other
+    assert "epsilon: 3.0 " not in other
+
+
+def test_every_setting_stands_in_the_help_of_its_group():
+    names = Path(__file__).with_name("settings.txt").read_text("utf-8").split()
+    text = help_text([]) + help_text(["data=files"])
+    assert [name for name in names if f"{name.split('.')[-1]}:" not in text] == []
