@@ -179,7 +179,7 @@ def _pin(arguments: argparse.Namespace) -> None:
     roster = pin_roster(home.path, arguments.roster.read_bytes(), council, arguments.signatures)
     print(f"pinned roster {roster.digest.hex()} of league {roster.league}: {len(roster.members)} merchants,")
     print(f"  sums over at least {roster.min_survivors}, {roster.colluders} may collude")
-    print("  compare the hash with the council's")
+    print("  compare this digest with the council's")
 
 
 def _key(text: str) -> bytes:

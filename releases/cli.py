@@ -92,7 +92,7 @@ def _release_report(release: VerifiedRelease) -> Report:
         "release_age_s": round(release.release_age_s()),
         "mode": card.mode,
         "epsilon_spent": card.epsilon,
-        "model_hash": card.model_hash,
+        "model_sha256": card.model_hash,
     }
 
 

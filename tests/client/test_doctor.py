@@ -32,7 +32,7 @@ def of(name, checks):
 def seated(small, others=4):
     """The home with a pinned roster of so many others."""
     members = [Member(f"other-{n}", Identity.generate().public) for n in range(others)]
-    roster = make_roster("small", [*members, Member("north", enrol(small.home))], bound=8.0)
+    roster = make_roster("small", [*members, Member("north", enrol(small.home).public)], bound=8.0)
     pin_roster(small.home, sign_roster(roster, [COUNCIL]), [COUNCIL.public], 1)
 
 

@@ -59,14 +59,16 @@ def own_files(tmp_path_factory):
 
 
 def start_job(own_files, output, *overrides):
-    """The main job as a process, as a user starts it."""
-    command = [
-        *(sys.executable, "simulate.py", *SMALL),
+    """The main job as a process, as a user starts it; `overrides` replace what stands here."""
+    settings = (
+        *SMALL,
         f"data.events='{own_files / 'events.csv'}'",
         f"data.catalogue='{own_files / 'catalogue.csv'}'",
         f"output='{output}'",
         *overrides,
-    ]
+    )
+    once = {text.partition("=")[0]: text for text in settings}
+    command = [sys.executable, "simulate.py", *once.values()]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

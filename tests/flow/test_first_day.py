@@ -79,17 +79,16 @@ def shell(handed_over):
             continue
 
 
-def council_meets(here, shell):
-    """What the council has before the newcomer's line comes: a key, and three others' enrolments."""
+def council_meets(here):
+    """What the council has before the newcomer's line comes: three others' enrolments."""
     lines = [enrolment(f"other-{n}", Identity.generate()) for n in range(3)]
     (here / "others.txt").write_text("\n".join(lines))
-    shell("hansa council key council.pem && mv council.pub league/")
 
 
 def test_the_pages_commands_lead_from_nothing_to_a_recommendation(shell, handed_over):
     here, _ = handed_over
     said = {}
-    council_meets(here, shell)
+    council_meets(here)
     for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL):
         said[block.split("\n")[0].split(" home")[0]] = shell(block)
     assert "sound" in said["hansa doctor"]
