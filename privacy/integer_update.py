@@ -107,13 +107,12 @@ def released_sum(words: Words, share: NoiseShare, survivors: int) -> npt.NDArray
 
 
 def mean(
-    words: Words,
-    share: NoiseShare,
+    released: npt.NDArray[np.float64],
     survivors: int,
     shapes: Mapping[str, tuple[int, ...]],
     expected_users: float,
 ) -> Aggregate:
-    """The sum divided by the public number of users that a step draws, float32, by name.
+    """A released sum divided by the public number of users that a step draws, float32, by name.
 
     expected_users: sampling rate times the league's users, a constant that nobody's data changes: the drawn number
     would tell who was drawn. Raises NoiseError when the shapes don't add up.
@@ -121,9 +120,9 @@ def mean(
     if not 0 < expected_users < math.inf:
         raise NoiseError(f"expected_users must be positive and finite, found {expected_users}")
     sizes = [math.prod(shapes[name]) for name in sorted(shapes)]
-    if sum(sizes) != words.size:
-        raise NoiseError(f"expected {sum(sizes)} words for the shapes, found {words.size}")
-    values = (released_sum(words, share, survivors) / expected_users).astype(np.float32)
+    if sum(sizes) != released.size:
+        raise NoiseError(f"expected {sum(sizes)} words for the shapes, found {released.size}")
+    values = (released / expected_users).astype(np.float32)
     parts = np.split(values, np.cumsum(sizes)[:-1])
     named = {name: part.reshape(shapes[name]) for name, part in zip(sorted(shapes), parts, strict=True)}
     return Aggregate(named, survivors)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from privacy.adaptive_clipping import WITHIN, count_weight
 from privacy.errors import CalibrationError
@@ -22,7 +23,9 @@ from privacy.secagg.errors import RequestRefused, ValueRefused
 from privacy.secagg.masks import Vector
 from privacy.secagg.merchant import RoundTerms
 from privacy.secagg.roster import Roster
-from privacy.secure_exchange import Opened
+from privacy.secure_exchange import Opened, Sums
+
+RELEASED = "released"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -65,17 +68,25 @@ class NoisedExchange:
         return Vector(np.frombuffer(words, "<u4").copy(), np.zeros(0, "<u8"))
 
     def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened:
-        """The mean over the survivors, divided by `divisor`; where clipping adapts, who was within the norm.
+        """The noised sum over the survivors.
 
         Raises ValueRefused when more merchants dropped out than the noise is laid out for.
         """
-        share, users = self.plan.share(self.family), self.divisor * survivors
-        body = vector.body[: len(vector.body) - self._counts]
         try:
-            found = mean(body, share, survivors, self.arrays, users / self.scale)
-            last = released_sum(vector.body[len(body) :], share, survivors)
+            released = released_sum(vector.body, self.plan.share(self.family), survivors)
         except CalibrationError as too_few:
             raise ValueRefused(str(too_few)) from None
-        each = 2 * count_weight(self.plan.clipping_norm, self.plan.clipping_share) * users
-        statistics = {WITHIN: np.asarray(0.5 + last[0] / each)} if self._counts else {}
-        return Opened(dict(found.values), statistics, survivors)
+        return Opened({RELEASED: released}, survivors, self)
+
+    def mean_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The mean over `weight` survivors, divided by `divisor`."""
+        released = sums[RELEASED]
+        values = released[: released.size - self._counts]
+        return dict(mean(values, weight, self.arrays, self.divisor * weight / self.scale).values)
+
+    def statistics_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float64]]:
+        """Where clipping adapts, the share of the users who were within the norm."""
+        if not self._counts:
+            return {}
+        each = 2 * count_weight(self.plan.clipping_norm, self.plan.clipping_share) * self.divisor * weight
+        return {WITHIN: np.asarray(0.5 + sums[RELEASED][-1] / each)}

@@ -355,4 +355,5 @@ def _check_sharing(plan: PrivacyPlan) -> None:
     for family in _FAMILIES:
         if plan.release_events(family) and (family != "training" or plan.rounds):
             plan.share(family)
-    plan.sharing.check_draws(plan.steps + 2, plan.epsilon, DRAWN * plan.delta)
+    releases = (plan.steps + 2) * plan.merchants_per_user  # a user's merchants may sit in as many rosters
+    plan.sharing.check_draws(releases, plan.epsilon, DRAWN * plan.delta)

@@ -9,12 +9,14 @@ Guarantees:
 - the decoded sum is the sum of the quantised inputs, bit for bit
 - NaN, infinite and out-of-range values are refused at the merchant
 - weight and statistics are words of the vector like any other
+- sums that several rosters opened are added before anything is divided or rounded
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +39,45 @@ TRANSPORT = ("aggregation", "cohort-size", "max-weight")  # settings that decide
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
 Scalars = Mapping[str, str | int | float]
+Sums = Mapping[str, npt.NDArray[Any]]
+
+
+class Reading(Protocol):
+    """What opened sums stand for."""
+
+    def mean_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float32]]: ...
+
+    def statistics_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float64]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A sum that was opened: weighted mean of the arrays, summed statistics, summed weight."""
+    """A sum that was opened, of one roster or of several.
 
-    mean: dict[str, npt.NDArray[np.float32]]
-    statistics: dict[str, npt.NDArray[np.float64]]
+    Attributes:
+        sums: what the vector holds, by name, float64 or int64; nothing is divided yet.
+        weight: summed weight.
+        reading: the exchange that asked for it.
+    """
+
+    sums: Sums
     weight: int
+    reading: Reading
+
+    @property
+    def mean(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Weighted mean of the arrays."""
+        return self.reading.mean_of(self.sums, self.weight)
+
+    @property
+    def statistics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Summed statistics."""
+        return self.reading.statistics_of(self.sums, self.weight)
+
+    def __add__(self, other: "Opened") -> "Opened":
+        """The sum over both rosters, exact below 2^53 steps of the grid; both answer the same question."""
+        sums = {name: np.add(self.sums[name], other.sums[name], dtype=np.float64) for name in self.sums}
+        return replace(self, sums=sums, weight=self.weight + other.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +110,17 @@ class Exchange:
 
     def opened(self, roster: Roster, vector: Vector, survivors: int) -> Opened:
         """What the sum of `survivors` such vectors stands for; the weight in it says how much each counts."""
-        plan = self._plan(roster)
-        sums = quantisation.totals(plan, vector)
-        if sums.weight < 1:
-            raise ValueRefused(f"expected a summed weight of at least 1, found {sums.weight}")
-        scale = self.max_weight / sums.weight if self.purpose == UPDATE else 1.0 / (WIDE_GRID * sums.weight)
-        return Opened(
-            {name: np.asarray(sums.arrays[ARRAYS + name] * scale, np.float32) for name in self.arrays},
-            {name: np.asarray(sums.arrays[STATISTICS + name] / WIDE_GRID) for name in self.statistics},
-            sums.weight,
-        )
+        found = quantisation.totals(self._plan(roster), vector)
+        if found.weight < 1:
+            raise ValueRefused(f"expected a summed weight of at least 1, found {found.weight}")
+        return Opened(found.arrays, found.weight, self)
+
+    def mean_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float32]]:
+        scale = self.max_weight / weight if self.purpose == UPDATE else 1.0 / (WIDE_GRID * weight)
+        return {name: np.asarray(sums[ARRAYS + name] * scale, np.float32) for name in self.arrays}
+
+    def statistics_of(self, sums: Sums, weight: int) -> dict[str, npt.NDArray[np.float64]]:
+        return {name: np.asarray(sums[STATISTICS + name] / WIDE_GRID) for name in self.statistics}
 
     def _plan(self, roster: Roster) -> VectorPlan:
         dtype = "float32" if self.purpose == UPDATE else "int64"

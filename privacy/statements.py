@@ -18,8 +18,8 @@ _UNITS: Final = {
     "user_k": "one user of at most {k} merchants (all events of that user at all of them together)",
 }
 _SUMS_ONLY: Final = (
-    "the platform together with at most {colluders} of the {cohort} merchants, and whoever gets a release, as far "
-    "as secure aggregation holds"
+    "the platform together with at most {colluders} of the {cohort} merchants of a roster, and whoever gets a "
+    "release, as far as secure aggregation holds"
 )
 _ADVERSARIES: Final = {
     "local": "everybody outside the merchant: platform, all other merchants together, whoever gets a release",
@@ -27,8 +27,8 @@ _ADVERSARIES: Final = {
     "merchant": _SUMS_ONLY,
 }
 _SHARES: Final = (
-    "Each merchant adds a share of the noise; a round in which fewer than {least} of the {cohort} merchants' sums "
-    "arrive fails and releases nothing."
+    "Each merchant adds a share of the noise; a round in which the sums of fewer than {least} of a roster's "
+    "{cohort} merchants arrive fails there and releases nothing."
 )
 _SHARED: Final = (
     "Against the platform together with more than {colluders} merchants: each further one takes its share of the "

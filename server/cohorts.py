@@ -1,42 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cohort a run has: `plain` adds answers in clear, `secure` opens masked sums alone.
 
-A secure run's folder holds `roster.bin`, the signed roster that the merchants pinned; the platform keeps the
-numbers of epochs and rounds beside its checkpoints.
+A secure run's folder holds `roster.bin`, the signed roster that the merchants pinned, or, for a divided league, a
+folder `rosters` with one such file for each. The platform keeps the numbers of epochs and rounds beside its
+checkpoints, a divided league's for each roster, by the name of its file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from privacy.integer_update import check_roster
 from privacy.plan import PrivacyPlan
-from privacy.secagg.roster import SignedRoster
+from privacy.secagg.roster import Roster, SignedRoster
+from server.checkpoints import write_durably
 from server.errors import ServerError
 from server.numbers import RisingNumbers
 from strategies.cohort import Cohort
+from strategies.divided_cohort import DividedCohort
 from strategies.plain_cohort import PlainCohort
 from strategies.secure_cohort import SecureCohort
 
 PLAIN, SECURE = "plain", "secure"
-ROSTER = "roster.bin"
+ROSTER, ROSTERS = "roster.bin", "rosters"
+CHECKPOINTS = "checkpoints"
 
 
 def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min_survivors: float) -> Cohort:
     """The cohort of the run in `folder`; `min_survivors` counts in plain cohorts, the roster in secure ones.
 
     Raises:
-        ServerError: the folder lacks what the aggregation needs, or it is neither `plain` nor `secure`.
-        privacy.errors.PrivacyError: the roster is unsafe or damaged, or promises less than the plan counts on.
+        ServerError: the folder lacks what the aggregation needs, it is neither `plain` nor `secure`, or a merchant
+            stands in two rosters.
+        privacy.errors.PrivacyError: a roster is unsafe or damaged, or promises less than the plan counts on.
     """
     if aggregation == PLAIN:
         return PlainCohort(min_survivors)
     if aggregation != SECURE:
         raise ServerError(f"cohort.aggregation={aggregation!r}; choose {PLAIN} or {SECURE}")
+    rosters = _read_rosters(folder)
+    if plan.sharing is not None:
+        for roster in rosters.values():
+            check_roster(plan, roster)
+    if list(rosters) == [folder / ROSTER]:
+        return SecureCohort(rosters[folder / ROSTER], run, RisingNumbers(folder / CHECKPOINTS))
+    _check_apart(list(rosters.values()))
+    return DividedCohort(
+        [
+            SecureCohort(roster, run, RisingNumbers(folder / CHECKPOINTS / file.stem))
+            for file, roster in rosters.items()
+        ]
+    )
+
+
+def save_rosters(folder: Path, signed: Sequence[bytes]) -> None:
+    """Lay a league's signed rosters down as `open_cohort` reads them."""
+    if len(signed) == 1:
+        write_durably(folder / ROSTER, signed[0])
+        return
+    (folder / ROSTERS).mkdir(exist_ok=True)
+    for number, data in enumerate(signed, start=1):
+        write_durably(folder / ROSTERS / f"{number:03d}.bin", data)
+
+
+def _read_rosters(folder: Path) -> dict[Path, Roster]:
+    files = sorted((folder / ROSTERS).glob("*.bin")) or [folder / ROSTER]
     try:
-        roster = SignedRoster.decode((folder / ROSTER).read_bytes()).roster()
+        return {file: SignedRoster.decode(file.read_bytes()).roster() for file in files}
     except FileNotFoundError:
         raise ServerError(
             f"{folder / ROSTER}: a secure run needs the league's roster; prepare the run again"
         ) from None
-    if plan.sharing is not None:
-        check_roster(plan, roster)
-    return SecureCohort(roster, run, RisingNumbers(folder / "checkpoints"))
+
+
+def _check_apart(rosters: Sequence[Roster]) -> None:
+    """Nobody is in two sums: a second one would show it under less company, and spend its budget twice."""
+    members = [member for roster in rosters for member in roster.members]
+    for what, values in (("name", [m.name for m in members]), ("key", [m.key.hex() for m in members])):
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ServerError(f"{what} {twice[0]} stands in two rosters; a merchant belongs to one: divide again")

@@ -15,7 +15,7 @@ from models.tasks import build_task
 from privacy.plan import Unit
 from server.app import RunFile, write_run
 from server.checkpoints import Checkpoint, write_checkpoint
-from server.cohorts import ROSTER, SECURE, open_cohort
+from server.cohorts import SECURE, open_cohort, save_rosters
 from server.run import RunSettings, conduct
 from simulation.grid import InProcessGrid
 from simulation.league import PreparedLeague, vocabulary_file
@@ -124,8 +124,8 @@ def _write_rosters(federation: Federation, league: PreparedLeague) -> None:
     for home in homes.values():
         shutil.rmtree(home / SECAGG, ignore_errors=True)  # of a set-up that was killed half way
     settings = federation.settings
-    roster = write_rosters(homes, settings.run, federation.seed, settings.plan.sharing)
-    (federation.folder / ROSTER).write_bytes(roster)
+    signed = write_rosters(homes, settings.run, federation.seed, settings.plan.sharing)
+    save_rosters(federation.folder, signed)
 
 
 def _policy(federation: Federation) -> str:

@@ -20,7 +20,6 @@ from models.parameters import arrays_of
 from models.tasks import build_task
 from privacy.errors import PrivacyError
 from privacy.plan import Mode, PrivacyPlan, PrivacyRequest, Unit, calibrate
-from privacy.secagg.tags import MAX_MEMBERS
 from privacy.units import SHARED_NOISE
 from server.cohorts import PLAIN, SECURE
 from server.rounds import RoundsConfig
@@ -29,6 +28,7 @@ from simulation.config import Config
 from simulation.federation import Federation
 from simulation.league import PreparedLeague, catalogue_file, vocabulary_file
 from simulation.outputs import config_hash
+from simulation.rosters import sizes
 from strategies.build import StrategyConfig, build
 from strategies.errors import StrategyError
 
@@ -62,10 +62,17 @@ def check_settings(config: Config) -> None:
 def check_league(config: Config, league: PreparedLeague) -> None:
     """Judge what only the league can show: its size, and the unit of privacy; raises `SettingsError`."""
     found, least = len(league.merchants), config.cohort.min_merchants
-    if config.cohort.aggregation == SECURE and not FEWEST_MASKED <= found <= MAX_MEMBERS:
+    secure = config.cohort.aggregation == SECURE
+    if secure and found < FEWEST_MASKED:
         raise SettingsError(
-            f"cohort.aggregation=secure takes {FEWEST_MASKED} to {MAX_MEMBERS} merchants, the league has {found}: "
-            "bring more merchants, lower data.min_users, or add in clear: experiment=open data.min_merchants=2"
+            f"cohort.aggregation=secure takes at least {FEWEST_MASKED} merchants, the league has {found}: bring "
+            "more merchants, lower data.min_users, or add in clear: experiment=open data.min_merchants=2"
+        )
+    together = sizes(found)[0] if secure else found
+    if together < max(least, config.data.min_merchants) <= found:
+        raise SettingsError(
+            f"cohort.min_merchants={least} and data.min_merchants={config.data.min_merchants} count the merchants "
+            f"of one sum: the league's {found} are divided into rosters of {together} and more; lower them"
         )
     if found < least:
         raise SettingsError(
@@ -112,10 +119,15 @@ def counting(config: Config, folder: Path, league: PreparedLeague) -> Federation
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What shared noise is laid out for: how many merchants, and the longest vector that they send."""
+    """What shared noise is laid out for: merchants of the largest sum, and the longest vector that they send.
+
+    Attributes:
+        fewer: by how many the smallest sum has fewer merchants; its noise is laid out as if they had dropped out.
+    """
 
     merchants: int
     coordinates: int
+    fewer: int = 0
 
 
 STAND_IN = Size(FEWEST_MASKED, 4)
@@ -126,7 +138,8 @@ def _size(config: Config, league: PreparedLeague, vocabulary: Vocabulary) -> Siz
     model = task.build(config.seed)
     weights = sum(array.size for array in arrays_of(model, task.spec(model).shared).values())
     counts = config.privacy.clipping_quantile > 0
-    return Size(len(league.merchants), max(weights + counts, vocabulary.size + 1))
+    smallest, largest = sizes(len(league.merchants))
+    return Size(largest, max(weights + counts, vocabulary.size + 1), largest - smallest)
 
 
 def plans(config: Config, size: Size) -> dict[str, PrivacyPlan]:
@@ -317,7 +330,7 @@ def _request(config: Config, size: Size) -> dict[str, Any]:
     wanted = asdict(config.privacy)
     wanted |= {
         "cohort": size.merchants,
-        "dropouts": int(config.privacy.dropouts * size.merchants),
+        "dropouts": max(int(config.privacy.dropouts * size.merchants), size.fewer),
         "colluders": max(1, int(config.privacy.colluders * size.merchants)),
         "coordinates": size.coordinates,
     }

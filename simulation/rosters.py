@@ -2,33 +2,63 @@
 """A simulated league's secure aggregation: identities that follow from the seed, one council key, pinned rosters.
 
 In a deployment a merchant draws its identity at home and the council signs elsewhere; here one machine plays all.
+A league that is too large for one roster is divided by lot: who could choose a name could else choose its company.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from client.enrolment import enrol, pin_roster
 from privacy.noise_shares import Sharing
 from privacy.secagg.identity import Identity
 from privacy.secagg.roster import Member, make_roster, sign_roster
+from privacy.secagg.tags import MAX_MEMBERS
 from privacy.secure_exchange import scale_for
 
 BOUND = 16.0  # of one number of a weighted update; those of the shipped model stay below 1
 
 
-def write_rosters(homes: Mapping[str, Path], league: str, seed: int, sharing: Sharing | None = None) -> bytes:
-    """Enrol every home, sign and pin the roster; returns the signed roster for the platform.
+def sizes(merchants: int, most: int = MAX_MEMBERS) -> tuple[int, int]:
+    """Members of the smallest and of the largest roster, of as few as there can be with at most `most` each."""
+    rosters = -(-merchants // most)
+    return merchants // rosters, -(-merchants // rosters)
 
-    `sharing` is what a plan with shared noise counts on.
+
+def divided(names: Collection[str], league: str, seed: int, most: int = MAX_MEMBERS) -> list[list[str]]:
+    """The names in as few rosters of at most `most` as there can be, drawn by lot, equal in size but for one."""
+    drawn = sorted(names, key=lambda name: _secret(league, seed, "lot", name))
+    rosters = -(-len(drawn) // most)
+    return [sorted(drawn[number::rosters]) for number in range(rosters)]
+
+
+def write_rosters(
+    homes: Mapping[str, Path],
+    league: str,
+    seed: int,
+    sharing: Sharing | None = None,
+    most: int = MAX_MEMBERS,
+) -> list[bytes]:
+    """Enrol every home, divide the league, sign and pin the rosters; returns them signed, for the platform.
+
+    `sharing` is what a plan with shared noise counts on in each of them.
 
     Raises:
-        privacy.secagg.errors.RosterRefused: fewer than 3 or more than 255 merchants.
+        privacy.secagg.errors.RosterRefused: fewer than 3 merchants.
     """
+    council = Identity(_secret(league, seed, "council", ""))
+    return [
+        _write_roster({name: homes[name] for name in names}, league, seed, sharing, council)
+        for names in divided(homes, league, seed, most)
+    ]
+
+
+def _write_roster(
+    homes: Mapping[str, Path], league: str, seed: int, sharing: Sharing | None, council: Identity
+) -> bytes:
     secrets = {name: _secret(league, seed, "merchant", name) for name in sorted(homes)}
     members = [Member(name, Identity(secret).public) for name, secret in secrets.items()]
     roster = make_roster(league, members, bound=BOUND, **_promises(len(members), sharing))
-    council = Identity(_secret(league, seed, "council", ""))
     signed = sign_roster(roster, [council])
     for name, home in homes.items():
         enrol(home, secrets[name])

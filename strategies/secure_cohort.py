@@ -16,7 +16,8 @@ Assumes that all messages of a sum ask the same.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -26,6 +27,7 @@ from privacy.secagg.errors import BelowThreshold, Misbehaviour, SecAggError
 from privacy.secagg.platform import PlatformRound, PlatformSession, Sum
 from privacy.secagg.roster import Roster
 from privacy.secagg.unmasking import Blame
+from privacy.secure_exchange import Opened
 from strategies.cohort import CONFIG, CohortSum, Expected
 from strategies.errors import BadUpdate, CohortFailed
 from strategies.question import SECAGG, Question, protocol_bytes
@@ -41,6 +43,15 @@ class Numbers(Protocol):
     def next_epoch(self) -> tuple[int, int]: ...
 
     def next_round(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RosterSum:
+    """One roster's sum, which nodes are in it, and why others are not."""
+
+    opened: Opened
+    survivors: frozenset[int]
+    dropped: Mapping[int, str]
 
 
 class SecureCohort:
@@ -67,11 +78,28 @@ class SecureCohort:
         Raises:
             CohortFailed: too few merchants for the roster's thresholds; nothing was released.
         """
-        question = Question.of(messages, expected)
         asked = {message.metadata.dst_node_id for message in messages}
+        found = self.open(grid, Question.of(messages, expected), asked, frozenset(), timeout_s)
+        opened = found.opened
+        return CohortSum(opened.mean, opened.statistics, opened.weight, len(found.survivors), found.dropped)
+
+    @property
+    def required(self) -> int:
+        """How many merchants must survive."""
+        return self._roster.min_survivors
+
+    @property
+    def seated(self) -> frozenset[int]:
+        """The nodes that proved in the newest set-up to be merchants of the roster."""
+        return frozenset(self._nodes.values())
+
+    def open(
+        self, grid: Grid, question: Question, asked: Set[int], elsewhere: Set[int], timeout_s: float
+    ) -> RosterSum:
+        """As `sum`, before anything is divided; a set-up asks all nodes but those `elsewhere`."""
         reasons: dict[int, str] = {}
         try:
-            number = self._prepared(grid, asked, timeout_s, reasons)
+            number = self._prepared(grid, asked, elsewhere, timeout_s, reasons)
             names = {name for name, node in self._nodes.items() if node in asked}
             opened = self._round(grid, question, names, number, time.monotonic() + timeout_s, reasons)
             found = question.exchange.opened(self._roster, opened.vector, len(opened.survivors))
@@ -79,24 +107,26 @@ class SecureCohort:
             self._session.epoch = None
             dropped = {node: why for node, why in reasons.items() if node in asked}
             dropped = dropped or dict.fromkeys(asked, str(failed))
-            raise CohortFailed(len(asked) - len(dropped), self._roster.min_survivors, dropped) from failed
+            raise CohortFailed(len(asked) - len(dropped), self.required, dropped) from failed
         self.blames = opened.blames
-        survivors = {self._nodes[name] for name in opened.survivors}
+        survivors = frozenset(self._nodes[name] for name in opened.survivors)
         left_out = {node: reasons.get(node) or self._missed.get(node, LEFT_OUT) for node in asked - survivors}
-        return CohortSum(found.mean, found.statistics, found.weight, len(survivors), left_out)
+        return RosterSum(found, survivors, left_out)
 
-    def _prepared(self, grid: Grid, asked: set[int], timeout_s: float, reasons: dict[int, str]) -> int:
+    def _prepared(
+        self, grid: Grid, asked: Set[int], elsewhere: Set[int], timeout_s: float, reasons: dict[int, str]
+    ) -> int:
         """The round's number, after a set-up where one is due."""
         number = self._numbers.next_round()
         waited = bool(asked & self._missed.keys()) and number - self._set_up_at >= PATIENCE
         if waited or self._session.needs_epoch(number) or not asked <= self._tried:
-            self._set_up(grid, time.monotonic() + timeout_s, reasons)
+            online = sorted(set(grid.get_node_ids()) - elsewhere)
+            self._set_up(grid, online, time.monotonic() + timeout_s, reasons)
             self._set_up_at = number = self._numbers.next_round()
         return number
 
-    def _set_up(self, grid: Grid, deadline: float, reasons: dict[int, str]) -> None:
+    def _set_up(self, grid: Grid, online: list[int], deadline: float, reasons: dict[int, str]) -> None:
         """[E0]–[E5] with everybody who is online: who is not asked for a vector may hold shares."""
-        online = sorted(grid.get_node_ids())
         setup = self._session.open_epoch(*self._numbers.next_epoch())
         self._tried = frozenset(online)
         opening = self._messages(dict.fromkeys(online, setup.opening()))

@@ -114,6 +114,22 @@ def test_a_shared_noise_charges_a_user_of_k_merchants_as_a_group():
     assert two.epsilon <= 3.0
 
 
+def test_a_user_whose_merchants_sit_in_two_rosters_loses_no_more_than_in_one():
+    """Two sums, each with the whole noise and the user once in it, or one sum with the user twice in it."""
+    two = calibrate(replace(SHARED, unit="user_k", merchants_per_user=2))
+    apart = (
+        *(GaussianEvent(noise) for noise in (two.popularity_noise_multiplier, two.gate_noise_multiplier) * 2),
+        SampledGaussianEvent(two.noise_multiplier, two.sampling_rate, 2 * two.rounds),
+    )
+    assert epsilon(apart, two.delta) < two.epsilon
+
+
+def test_the_draws_of_as_many_rosters_as_a_user_has_merchants_are_charged(shared):
+    PrivacyPlan.from_dict(shared.to_dict() | {"epsilon": 37.2})
+    with pytest.raises(CalibrationError, match="beyond what draws"):
+        PrivacyPlan.from_dict(shared.to_dict() | {"epsilon": 37.2, "unit": "user_k", "merchants_per_user": 2})
+
+
 def test_a_distributed_plan_has_central_noise_and_shares_it(shared):
     local = calibrate(replace(REQUEST, rounds=24, steps_per_round=1))
     assert shared.noise_multiplier == pytest.approx(local.noise_multiplier, rel=1e-3)

@@ -7,10 +7,11 @@ import pytest
 
 from client.home import MerchantSettings, create_home
 from privacy.errors import CalibrationError
-from server.cohorts import ROSTER, open_cohort
+from server.cohorts import ROSTERS, open_cohort, save_rosters
 from server.errors import ServerError
 from server.numbers import NUMBERS, RisingNumbers
 from simulation.rosters import write_rosters
+from strategies.divided_cohort import DividedCohort
 from strategies.plain_cohort import PlainCohort
 from strategies.secure_cohort import SecureCohort
 from tests.server.plans import OPEN, shared
@@ -41,13 +42,44 @@ def test_a_secure_run_without_a_roster_and_an_unknown_aggregation_are_refused(tm
         open_cohort(tmp_path, "blind", "run", OPEN, 0.5)
 
 
-def test_a_roster_that_promises_less_than_the_plan_counts_on_is_refused_before_the_first_round(tmp_path):
-    homes = {name: tmp_path / name for name in ("a", "b", "c", "d")}
+def homes_of(folder, *names):
     moments = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
-    for name, home in homes.items():
-        create_home(home, MerchantSettings(name, "events.parquet", *moments, 8), "", bytes(32))
+    for name in names:
+        create_home(folder / name, MerchantSettings(name, "events.parquet", *moments, 8), "", bytes(32))
+    return {name: folder / name for name in names}
+
+
+def test_a_folder_with_several_rosters_has_a_divided_cohort_with_numbers_for_each(tmp_path):
+    signed = write_rosters(homes_of(tmp_path, *"abcdefg"), "run", 0, most=4)
+    save_rosters(tmp_path, signed)
+    assert sorted(path.name for path in (tmp_path / ROSTERS).iterdir()) == ["001.bin", "002.bin"]
+    cohort = open_cohort(tmp_path, "secure", "run", OPEN, 0.5)
+    assert isinstance(cohort, DividedCohort)
+    assert [part.required for part in cohort.parts] == [3, 3]
+    first, second = cohort.parts
+    assert [first._numbers.next_round(), first._numbers.next_round(), second._numbers.next_round()] == [1, 2, 1]
+    assert len(list((tmp_path / "checkpoints").glob(f"*/{NUMBERS}"))) == 2
+
+
+def test_a_merchant_in_two_rosters_is_refused_before_anybody_is_asked(tmp_path):
+    signed = write_rosters(homes_of(tmp_path, *"abcdefg"), "run", 0, most=4)
+    save_rosters(tmp_path, [*signed, signed[0]])
+    with pytest.raises(ServerError, match=r"name [a-g] stands in two rosters; a merchant belongs to one"):
+        open_cohort(tmp_path, "secure", "run", OPEN, 0.5)
+
+
+def test_every_roster_must_promise_what_the_plan_counts_on(tmp_path):
+    plan = shared(cohort=4, dropouts=1)
+    save_rosters(tmp_path, write_rosters(homes_of(tmp_path, *"abcdefg"), "run", 0, plan.sharing, most=4))
+    assert isinstance(open_cohort(tmp_path, "secure", "run", plan, 0.5), DividedCohort)
+    with pytest.raises(CalibrationError, match="min_survivors >= 4"):
+        open_cohort(tmp_path, "secure", "run", shared(cohort=4, dropouts=0), 0.5)
+
+
+def test_a_roster_that_promises_less_than_the_plan_counts_on_is_refused_before_the_first_round(tmp_path):
+    homes = homes_of(tmp_path, "a", "b", "c", "d")
     plan = shared(cohort=4, dropouts=0)
-    (tmp_path / ROSTER).write_bytes(write_rosters(homes, "run", 0, plan.sharing))
+    save_rosters(tmp_path, write_rosters(homes, "run", 0, plan.sharing))
     assert isinstance(open_cohort(tmp_path, "secure", "run", plan, 0.5), SecureCohort)
     with pytest.raises(CalibrationError, match="the plan counts on a roster with at most 3 members"):
         open_cohort(tmp_path, "secure", "run", shared(cohort=3, dropouts=0), 0.5)

@@ -8,7 +8,7 @@ import pytest
 
 from data.split import TimeSplit
 from simulation.league import FORMAT, Merchant, PreparedLeague
-from simulation.plans import SettingsError, check_league, check_settings
+from simulation.plans import SettingsError, Size, check_league, check_settings, plans
 from tests.simulation.test_config import composed
 
 SPLIT = TimeSplit(*(datetime(2025, month, 1, tzinfo=UTC) for month in (3, 4, 5)))
@@ -95,8 +95,33 @@ def test_a_league_of_fewer_merchants_than_must_carry_an_item_is_refused():
 
 
 def test_a_league_too_small_for_masks_is_told_how_to_go_on_without():
-    with pytest.raises(SettingsError, match=r"takes 3 to 255 merchants, the league has 2: .* experiment=open"):
+    with pytest.raises(SettingsError, match=r"takes at least 3 merchants, the league has 2: .* experiment=open"):
         check_league(composed(), LEAGUE)
+
+
+def large(merchants):
+    return replace(LEAGUE, merchants=tuple(Merchant(f"m{n:03d}", 3, 9, str(n)) for n in range(merchants)))
+
+
+def test_a_league_beyond_one_roster_is_taken_where_each_sum_has_enough_merchants():
+    check_league(composed("data.min_merchants=128"), large(257))
+    with pytest.raises(SettingsError, match=r"cohort.min_merchants=129 .* divided into rosters of 128 and more"):
+        check_league(composed("cohort.min_merchants=129"), large(257))
+    with pytest.raises(SettingsError, match=r"data.min_merchants=129 .* 257 are divided into rosters of 128"):
+        check_league(composed("data.min_merchants=129"), large(257))
+    check_league(composed("data.min_merchants=255"), large(255))
+    check_league(composed("experiment=open", "cohort.min_merchants=129"), large(257))
+
+
+def test_shared_noise_is_laid_out_for_the_largest_roster_and_the_survivors_of_the_smallest():
+    config = composed("privacy.dropouts=0", "privacy.colluders=0.1")
+    plan = next(iter(plans(config, Size(129, 1000, fewer=1)).values()))
+    assert (plan.cohort, plan.dropouts, plan.colluders) == (129, 1, 12)
+    assert plan.share("training").tolerance.least_survivors == 128
+    alone = next(iter(plans(config, Size(129, 1000)).values()))
+    assert alone.dropouts == 0
+    assert plan.noise_multiplier == alone.noise_multiplier
+    assert plan.merchant_noise("training") > alone.merchant_noise("training")
 
 
 def test_user_k_is_refused_where_a_user_shops_at_more_than_k_merchants():

@@ -17,6 +17,7 @@ from privacy.secagg.roster import SignedRoster
 from privacy.secure_exchange import Exchange
 from simulation.rosters import write_rosters
 from strategies.cohort import ARRAYS, CONFIG, Expected
+from strategies.divided_cohort import DividedCohort
 from strategies.secure_cohort import SecureCohort
 
 NAMES = tuple(f"merchant-{number}" for number in range(6))
@@ -43,14 +44,16 @@ class Counting:
 class Merchants:
     """The merchants' side: `answers` maps a name to its plain reply; seats are opened anew for every message."""
 
-    def __init__(self, folder, answers, *, policy=POLICY, exchange=None, sharing=None):
+    def __init__(self, folder, answers, *, policy=POLICY, exchange=None, sharing=None, most=255):
         self.answers = dict(answers)
         self.exchange = exchange or Exchange("train", shapes_of(answers), STATISTICS, max_weight=1 << 10)
         moments = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
         self.homes = {name: folder / f"{number:05d}" for number, name in enumerate(sorted(answers))}
         for name, home in self.homes.items():
             create_home(home, MerchantSettings(name, "events.parquet", *moments, 8), policy, bytes(32))
-        self.roster = SignedRoster.decode(write_rosters(self.homes, "test league", 0, sharing)).roster()
+        signed = write_rosters(self.homes, "test league", 0, sharing, most)
+        self.rosters = [SignedRoster.decode(each).roster() for each in signed]
+        self.roster = self.rosters[0]
         self.trained = dict.fromkeys(self.homes, 0)
 
     def answer(self, name, request):
@@ -143,6 +146,10 @@ def question(wire, *, nodes=None, model=None, round=1, kind="train", run="test",
 
 def cohort_of(merchants, run="test", numbers=None):
     return SecureCohort(merchants.roster, run, numbers or Counting())
+
+
+def divided_of(merchants, run="test"):
+    return DividedCohort([SecureCohort(roster, run, Counting()) for roster in merchants.rosters])
 
 
 def expected_of(merchants):
