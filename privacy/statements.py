@@ -27,8 +27,8 @@ _ADVERSARIES: Final = {
     "merchant": _SUMS_ONLY,
 }
 _SHARES: Final = (
-    "Each merchant adds a share of the noise; a round in which the sums of fewer than {least} of a roster's "
-    "{cohort} merchants arrive fails there and releases nothing."
+    "Each merchant adds a share of the noise; a round in which the sums of fewer than {least} of the {cohort} "
+    "merchants of a roster arrive fails there and releases nothing."
 )
 _SHARED: Final = (
     "Against the platform together with more than {colluders} merchants: each further one takes its share of the "

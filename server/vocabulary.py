@@ -1,19 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """The platform's question before a league's first round: which items of the catalogue do enough merchants carry?
 
+The server knows items by their number in the catalogue alone: `shared.json` is what a vocabulary is cut out with.
+
 Guarantees:
 - Over a secure cohort the platform learns how many merchants carry an item, never which.
 - In a divided league enough merchants of every roster carry what is shared: each roster's sums are seen alone.
 """
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
 from privacy.secagg.vocabulary import CARRIED, QUESTION, shared
+from server.checkpoints import write_durably
+from server.errors import ServerError
 from server.gate import ask_sum
+from server.rounds import gather
+from server.run import RunSettings
 from strategies.cohort import Cohort, Expected
 from strategies.divided_cohort import DividedCohort
+
+SHARED = "shared.json"
+
+
+class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is counted: how many of the `candidates` items are carried by at least `carriers` merchants."""
+
+    candidates: int
+    carriers: int
+
+
+class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`shared.json`: which items, numbered from 1 as in the catalogue of that digest, enough merchants carry."""
+
+    catalogue: str
+    carriers: int
+    items: list[int]
+
+
+def count_vocabulary(grid: Grid, cohort: Cohort, settings: RunSettings, count: Count, folder: Path) -> None:
+    """Count once and write `shared.json` into `folder`; what stands there already is not asked again.
+
+    Raises as `ask_vocabulary`, and NotEnoughMerchants when the league did not gather.
+    """
+    if (folder / SHARED).exists():
+        return
+    rounds = settings.rounds
+    gather(grid, rounds.min_merchants, rounds.gather_timeout_s)
+    kept = ask_vocabulary(
+        grid, cohort, count.candidates, settings.proposal(), count.carriers, rounds.round_timeout_s
+    )
+    found = Shared(settings.vocabulary, count.carriers, (np.flatnonzero(kept) + 1).tolist())
+    write_durably(folder / SHARED, msgspec.json.encode(found))
+
+
+def read_shared(folder: Path) -> Shared:
+    """What a count wrote; raises ServerError."""
+    try:
+        return msgspec.json.decode((folder / SHARED).read_bytes(), type=Shared)
+    except FileNotFoundError:
+        raise ServerError(f"{folder / SHARED}: nothing was counted here") from None
+    except msgspec.MsgspecError as broken:
+        raise ServerError(f"{folder / SHARED}: {broken}") from None
 
 
 def ask_vocabulary(

@@ -17,6 +17,7 @@ from server.app import RunFile, write_run
 from server.checkpoints import Checkpoint, write_checkpoint
 from server.cohorts import SECURE, open_cohort, save_rosters
 from server.run import RunSettings, conduct
+from server.vocabulary import Count
 from simulation.grid import InProcessGrid
 from simulation.league import PreparedLeague, vocabulary_file
 from simulation.nodes import NodesSpec, create_homes, home_path
@@ -79,7 +80,7 @@ def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:
     if not (federation.folder / "run.json").exists():
         open_homes(federation, league, vocabulary_file(federation.league))
         write_checkpoint(federation.folder / "start.safetensors", starting_model(federation))
-        write_run(federation.folder, _run_file(federation))
+        write_run(federation.folder, run_file(federation))
     return starting_model(federation)
 
 
@@ -139,7 +140,8 @@ def _policy(federation: Federation) -> str:
     )
 
 
-def _run_file(federation: Federation) -> RunFile:
+def run_file(federation: Federation, count: Count | None = None) -> RunFile:
+    """The run as its ServerApp reads it; with `count`, one that counts the vocabulary."""
     settings = federation.settings
     return RunFile(
         run=settings.run,
@@ -152,4 +154,5 @@ def _run_file(federation: Federation) -> RunFile:
         popularity=settings.popularity,
         aggregation=settings.aggregation,
         vocabulary=settings.vocabulary,
+        count=count,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from server.checkpoints import Checkpoint, CheckpointFolder
 from server.errors import RunFailed, ServerError
+from server.vocabulary import SHARED
 from simulation.federation import Federation, set_up
 from simulation.league import PreparedLeague
 
@@ -32,31 +33,50 @@ def run_on_flower(
         RunFailed: Flower ended without the last round's checkpoint.
     """
     set_up(federation, league)
-    if not (Path(sys.executable).parent / "flwr-simulation").exists():
-        raise ServerError("engine=ray needs Flower's simulation runtime: pip install 'hansa[ray]'")
     folder = federation.folder.resolve()
     checkpoints = CheckpointFolder(folder / "checkpoints", federation.settings.config_hash)
+    seen = -1
+
+    def watch() -> None:
+        nonlocal seen
+        seen = _observe_newer(checkpoints, seen, observe)
+
+    code = _run(folder, len(league.names), workers, watch)
+    watch()
+    final = checkpoints.newest()
+    if final is None or final.round < federation.settings.rounds.rounds:
+        raise RunFailed(f"flwr run ended with code {code} before the last round; see {folder / 'flower.log'}")
+    return final
+
+
+def count_on_flower(federation: Federation, league: PreparedLeague, workers: int) -> None:
+    """Have the prepared run's ServerApp count the vocabulary, into `shared.json`; raises as `run_on_flower`."""
+    folder = federation.folder.resolve()
+    code = _run(folder, len(league.names), workers, lambda: None)
+    if not (folder / SHARED).exists():
+        raise RunFailed(f"flwr run ended with code {code} without a count; see {folder / 'flower.log'}")
+
+
+def _run(folder: Path, nodes: int, workers: int, watch: Callable[[], None]) -> int:
+    """`flwr run . local` on a prepared folder to its end; its exit code, which is 0 for failed runs too."""
+    if not (Path(sys.executable).parent / "flwr-simulation").exists():
+        raise ServerError("engine=ray needs Flower's simulation runtime: pip install 'hansa[ray]'")
     with (folder / "flower.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
-            _command(folder, len(league.names), workers),
+            _command(folder, nodes, workers),
             cwd=Path(__file__).resolve().parent.parent,
             env=_environment(folder),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        seen = -1
         try:
             while (code := process.poll()) is None:
-                seen = _observe_newer(checkpoints, seen, observe)
+                watch()
                 time.sleep(POLL_S)
         finally:
             process.kill()
             _stop_superlink(folder / "flower")
-    _observe_newer(checkpoints, seen, observe)
-    final = checkpoints.newest()
-    if final is None or final.round < federation.settings.rounds.rounds:
-        raise RunFailed(f"flwr run ended with code {code} before the last round; see {folder / 'flower.log'}")
-    return final
+    return code
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_the_served_release_is_the_verified_one_with_the_ledgers_epsilon(finishe
     folder, _ = finished
     home = next(folder.glob("runs/federated_private/homes/*/releases")).parent
     release = active(home)
-    plan = PrivacyPlan.from_dict(read_run(folder / "runs" / "federated_private")[0].plan)
+    plan = PrivacyPlan.from_dict(read_run(folder / "runs" / "federated_private").plan)
     spent = [
         Ledger(path).epsilon(plan.delta) for path in folder.glob("runs/federated_private/homes/*/ledger.jsonl")
     ]
@@ -82,7 +82,7 @@ def test_a_private_releases_card_carries_no_figures_and_says_why(finished):
 
 def test_every_merchants_ledger_holds_what_the_run_cost(finished):
     folder, _ = finished
-    plan = PrivacyPlan.from_dict(read_run(folder / "runs" / "federated_private")[0].plan)
+    plan = PrivacyPlan.from_dict(read_run(folder / "runs" / "federated_private").plan)
     ledgers = sorted(folder.glob("runs/federated_private/homes/*/ledger.jsonl"))
     assert len(ledgers) == 4
     for path in ledgers:

@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one or two merchants carry stays with them: no vocabulary, no row of a model and no release holds it."""
 
+import importlib.util
 import json
 
 import numpy as np
 import polars as pl
 import pytest
+from flwr.app import Context, RecordDict
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from client.wire import encode_reply
 from data.catalogue import Vocabulary
+from server.app import app, write_run
 from server.checkpoints import read_checkpoint
+from server.vocabulary import Count, read_shared
+from simulation import plans
 from simulation import vocabulary as counting
 from simulation.config import register
+from simulation.federation import open_homes, run_file
 from simulation.grid import InProcessGrid
 from simulation.league import catalogue_file, prepare, vocabulary_file
+from simulation.nodes import nodes
+from simulation.pool import InProcess
 from simulation.vocabulary import agreed
 from tests.flow.conftest import ROOT, SMALL, start_job
 
@@ -105,6 +113,33 @@ def test_a_plain_count_gives_the_same_vocabulary_and_shows_who_carries_what(rare
     everything = b"".join(encode_reply(reply) for reply in wire)
     for bits in presence(tmp_path / "plain", rare_files):
         assert any(form in everything for form in forms(bits))
+
+
+def test_the_server_app_counts_over_the_grid_and_asks_a_finished_count_no_second_time(rare_files, tmp_path):
+    config = settings(rare_files)
+    league = prepare(config.data, tmp_path / "league")
+    run = plans.counting(config, tmp_path, league)
+    open_homes(run, league, catalogue_file(run.league))
+    candidates = Vocabulary.load(catalogue_file(run.league))
+    write_run(run.folder, run_file(run, Count(candidates.size, 3)))
+    context = Context(1, 1, {}, RecordDict(), {"league": str(run.folder)})
+    for grid in (InProcessGrid(league.names, InProcess(nodes(run.nodes))), None):
+        app(grid, context)
+    shared = read_shared(run.folder)
+    assert (shared.catalogue, shared.carriers, len(shared.items)) == (candidates.digest, 3, 46)
+    rare = {item for item in RARE if candidates.item_ids.index(item) + 1 in shared.items}
+    assert rare == {"rare-three"}
+    assert not list(run.folder.glob("checkpoints/round*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra hansa[ray]")
+def test_flowers_runtime_counts_the_same_vocabulary_as_the_in_process_engine(rare_files, tmp_path, monkeypatch):
+    config = settings(rare_files, "engine=ray")
+    agreed(config, tmp_path / "ray", prepare(config.data, tmp_path / "ray" / "league"))
+    found = Vocabulary.load(vocabulary_file(tmp_path / "ray" / "league"))
+    assert (tmp_path / "ray" / "runs" / "vocabulary" / "flower.log").exists()
+    assert found == count(rare_files, tmp_path / "in process", monkeypatch)[0]
 
 
 def forms(bits):
