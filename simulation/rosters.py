@@ -25,9 +25,12 @@ def sizes(merchants: int, most: int = MAX_MEMBERS) -> tuple[int, int]:
     return merchants // rosters, -(-merchants // rosters)
 
 
-def divided(names: Collection[str], league: str, seed: int, most: int = MAX_MEMBERS) -> list[list[str]]:
-    """The names in as few rosters of at most `most` as there can be, drawn by lot, equal in size but for one."""
-    drawn = sorted(names, key=lambda name: _secret(league, seed, "lot", name))
+def divided(names: Collection[str], seed: int, most: int = MAX_MEMBERS) -> list[list[str]]:
+    """The names in as few rosters of at most `most` as there can be, drawn by lot, equal in size but for one.
+
+    All runs of a seed draw alike: what was counted over a roster holds for no other.
+    """
+    drawn = sorted(names, key=lambda name: _secret("", seed, "lot", name))
     rosters = -(-len(drawn) // most)
     return [sorted(drawn[number::rosters]) for number in range(rosters)]
 
@@ -49,7 +52,7 @@ def write_rosters(
     council = Identity(_secret(league, seed, "council", ""))
     return [
         _write_roster({name: homes[name] for name in names}, league, seed, sharing, council)
-        for names in divided(homes, league, seed, most)
+        for names in divided(homes, seed, most)
     ]
 
 

@@ -36,6 +36,12 @@ def write(folder):
     return folder
 
 
+def pinned(run):
+    """The rosters of a run, as their members' names."""
+    homes = (open_home(home) for home in (run / "homes").glob("0*"))
+    return {tuple(member.name for member in open_pinned(home).members) for home in homes}
+
+
 @pytest.mark.slow
 def test_a_league_of_261_merchants_trains_over_two_rosters_through_drop_outs(tmp_path):
     made = tiny(write(tmp_path), tmp_path / "made", "engine.workers=2")
@@ -65,6 +71,8 @@ def test_a_league_of_261_merchants_trains_over_two_rosters_through_drop_outs(tmp
     assert (whole.survivors, whole.dropped) == (MERCHANTS, {})
     assert (fewer.survivors, len(fewer.dropped)) == (MERCHANTS - 5, 5)
     assert all("set up anew" in reason for reason in fewer.dropped.values())
+    counted, trained = (pinned(each) for each in (folder / "runs" / "vocabulary", tmp_path / "run"))
+    assert counted == trained
     left = len(rosters[min(rosters)]) - 5
     assert (one.survivors, len(one.dropped)) == (left, MERCHANTS - left)
     assert sum("its roster's sum failed" in why for why in one.dropped.values()) == MERCHANTS - left - 25

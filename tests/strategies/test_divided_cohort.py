@@ -63,14 +63,13 @@ def same(one, other):
 
 
 def test_a_league_is_divided_by_lot_evenly_into_as_few_rosters_as_there_can_be():
-    found = divided(NAMES, "league", 0, MOST)
+    found = divided(NAMES, 0, MOST)
     assert [len(part) for part in found] == [7, 6]
     assert sizes(13, MOST) == (6, 7)
     assert sorted(name for part in found for name in part) == list(NAMES)
     assert all(part == sorted(part) for part in found)
-    assert divided(NAMES[::-1], "league", 0, MOST) == found
-    assert divided(NAMES, "league", 1, MOST) != found != divided(NAMES, "other league", 0, MOST)
-    assert divided(NAMES, "league", 0) == [list(NAMES)]
+    assert divided(NAMES[::-1], 0, MOST) == found != divided(NAMES, 1, MOST)
+    assert divided(NAMES, 0) == [list(NAMES)]
     assert (sizes(255), sizes(256), sizes(1000)) == ((255, 255), (128, 128), (250, 250))
 
 
