@@ -45,45 +45,67 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def count_vocabulary(grid: Grid, cohort: Cohort, settings: RunSettings, count: Count, folder: Path) -> None:
     """Count once and write `shared.json` into `folder`; what stands there already is not asked again.
 
-    Raises as `ask_vocabulary`, and NotEnoughMerchants when the league did not gather.
+    Each roster's part is on disk before the next one is asked: it can be asked again of the same survivors alone.
+
+    Raises:
+        ServerError: the league did not gather, or the folder holds the count of another catalogue.
+        CohortFailed, ValueRefused: as `ask_vocabulary`; what was counted by then is kept.
     """
-    if (folder / SHARED).exists():
-        return
+    parts: tuple[Cohort, ...] = cohort.parts if isinstance(cohort, DividedCohort) else (cohort,)
+    items = set(range(1, count.candidates + 1))
+    for number, part in enumerate(parts, start=1):
+        file = folder / f"shared-{number:03d}.json"
+        if not file.exists():
+            _write(file, _counted(grid, part, settings, count))
+        found = _read(file)
+        if (found.catalogue, found.carriers) != (settings.vocabulary, count.carriers):
+            raise ServerError(
+                f"{file} counts another catalogue, or with another m; give this count a folder of its own"
+            )
+        items &= set(found.items)
+    _write(folder / SHARED, Shared(settings.vocabulary, count.carriers, sorted(items)))
+
+
+def read_shared(folder: Path) -> Shared:
+    """What a count wrote; raises ServerError."""
+    return _read(folder / SHARED)
+
+
+def _counted(grid: Grid, cohort: Cohort, settings: RunSettings, count: Count) -> Shared:
     rounds = settings.rounds
     gather(grid, rounds.min_merchants, rounds.gather_timeout_s)
     kept = ask_vocabulary(
         grid, cohort, count.candidates, settings.proposal(), count.carriers, rounds.round_timeout_s
     )
-    found = Shared(settings.vocabulary, count.carriers, (np.flatnonzero(kept) + 1).tolist())
-    write_durably(folder / SHARED, msgspec.json.encode(found))
+    return Shared(settings.vocabulary, count.carriers, (np.flatnonzero(kept) + 1).tolist())
 
 
-def read_shared(folder: Path) -> Shared:
-    """What a count wrote; raises ServerError."""
+def _write(file: Path, shared: Shared) -> None:
+    write_durably(file, msgspec.json.encode(shared))
+
+
+def _read(file: Path) -> Shared:
     try:
-        return msgspec.json.decode((folder / SHARED).read_bytes(), type=Shared)
+        return msgspec.json.decode(file.read_bytes(), type=Shared)
     except FileNotFoundError:
-        raise ServerError(f"{folder / SHARED}: nothing was counted here") from None
+        raise ServerError(f"{file}: nothing was counted here") from None
     except msgspec.MsgspecError as broken:
-        raise ServerError(f"{folder / SHARED}: {broken}") from None
+        raise ServerError(f"{file}: {broken}") from None
 
 
 def ask_vocabulary(
     grid: Grid, cohort: Cohort, candidates: int, proposal: dict[str, str | int], carriers: int, timeout_s: float
 ) -> npt.NDArray[np.bool_]:
-    """Which of the candidates at least `carriers` merchants, of each roster, carry, bool [candidates].
+    """Which of the candidates at least `carriers` merchants carry, bool [candidates].
 
     `proposal` is a run's, with the candidates' digest as its vocabulary.
 
     Raises:
-        CohortFailed: too few merchants, of one roster, answered.
+        CohortFailed: too few merchants answered; nothing was opened.
         privacy.secagg.errors.ValueRefused: fewer merchants than `carriers` answered, or a count that can't be.
     """
     asked = proposal | {"server-round": 0}
     expected = Expected({CARRIED: (candidates,)}, {}, max_weight=1)
-    kept = np.ones(candidates, np.bool_)
-    for part in cohort.parts if isinstance(cohort, DividedCohort) else (cohort,):
-        total = ask_sum(grid, part, QUESTION, {}, asked, expected, timeout_s)
-        counts = np.rint(total.mean[CARRIED].astype(np.float64) * total.weight).astype(np.int64)
-        kept &= shared(counts, total.survivors, carriers)
-    return kept
+    total = ask_sum(grid, cohort, QUESTION, {}, asked, expected, timeout_s)
+    counts = np.rint(total.mean[CARRIED].astype(np.float64) * total.weight).astype(np.int64)
+    return shared(counts, total.survivors, carriers)

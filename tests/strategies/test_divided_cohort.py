@@ -11,13 +11,17 @@ import pytest
 from client.wire import Reply
 from privacy.adaptive_clipping import WITHIN
 from privacy.noised_exchange import NoisedExchange
-from privacy.secure_exchange import Exchange
-from server.vocabulary import ask_vocabulary
+from privacy.secure_exchange import MAX_WEIGHT, Exchange
+from server.errors import ServerError
+from server.rounds import RoundsConfig
+from server.run import RunSettings
+from server.vocabulary import Count, count_vocabulary, read_shared
 from simulation.rosters import divided, sizes
+from strategies.build import StrategyConfig
 from strategies.cohort import Expected
 from strategies.errors import CohortFailed
 from strategies.plain_cohort import PlainCohort
-from tests.server.plans import shared
+from tests.server.plans import OPEN, shared
 from tests.strategies.league import (
     SHAPES,
     Merchants,
@@ -227,26 +231,40 @@ def carriers(folder):
     for number in (0, 1):
         for place, name in enumerate(members(named, number)):
             replies[name] = Reply({"carried": (place < counts[:, number]).astype(np.float32)}, {}, 1)
-    exchange = Exchange("vocabulary", {"carried": (len(CARRIED),)}, {})
+    exchange = Exchange("vocabulary", {"carried": (len(CARRIED),)}, {}, MAX_WEIGHT)
     return Merchants(folder / "league", replies, exchange=exchange, most=MOST)
+
+
+def counted(merchants, folder, cohort=None, faults=None):
+    """The names of the items that a count over the league shares."""
+    rounds = RoundsConfig(1, seed=0, round_timeout_s=5, gather_timeout_s=1, min_merchants=3)
+    settings = RunSettings("test", "c", StrategyConfig(), rounds, OPEN, {}, "", "secure", "candidates")
+    cohort = cohort or divided_of(merchants)
+    count_vocabulary(Wire(merchants, faults), cohort, settings, Count(len(CARRIED), 3), folder)
+    return [list(CARRIED)[number - 1] for number in read_shared(folder).items]
 
 
 def test_the_vocabulary_holds_what_enough_merchants_of_every_roster_carry(tmp_path):
     merchants = carriers(tmp_path)
-    asked = {"run": "test", "vocabulary": "candidates", "max-weight": 1}
-    kept = ask_vocabulary(Wire(merchants), divided_of(merchants), len(CARRIED), asked, 3, 5.0)
-    assert dict(zip(CARRIED, kept.tolist(), strict=True)) == {
-        "by enough of both": True,
-        "by many of one alone": False,
-        "by a single one of the second": False,
-        "by one short of enough": False,
-        "by all": True,
-    }
+    assert counted(merchants, tmp_path) == ["by enough of both", "by all"]
 
 
-def test_without_one_rosters_count_there_is_no_vocabulary(tmp_path):
+def test_without_one_rosters_count_there_is_no_vocabulary_and_the_others_is_not_asked_again(tmp_path):
     merchants = carriers(tmp_path)
-    asked = {"run": "test", "vocabulary": "candidates", "max-weight": 1}
-    wire = Wire(merchants, losing(*members(merchants, 1)[:4]))
+    cohort = divided_of(merchants)
     with pytest.raises(CohortFailed):
-        ask_vocabulary(wire, divided_of(merchants), len(CARRIED), asked, 3, 5.0)
+        counted(merchants, tmp_path, cohort, losing(*members(merchants, 1)[:4]))
+    with pytest.raises(ServerError, match="nothing was counted"):
+        read_shared(tmp_path)
+    gone = members(merchants, 0)[0]  # another list of survivors, which its roster would refuse [T3]
+    assert counted(merchants, tmp_path, cohort, losing(gone)) == ["by enough of both", "by all"]
+    assert [merchants.trained[name] for name in members(merchants, 0)] == [1] * 7
+
+
+def test_the_count_of_another_catalogue_is_not_taken_for_this_one(tmp_path):
+    merchants = carriers(tmp_path)
+    counted(merchants, tmp_path)
+    (part,) = tmp_path.glob("shared-001.json")
+    part.write_bytes(part.read_bytes().replace(b"candidates", b"older"))
+    with pytest.raises(ServerError, match="counts another catalogue"):
+        counted(merchants, tmp_path)
