@@ -7,6 +7,7 @@ one of the two holds. It is bound to the epoch's transcript, both numbers and th
 Guarantees:
 - both ends derive the same root and anybody else's keys give another
 - a ratcheted root does not give back the one before it
+- two reports of one context never share a seal key, also from a key store that was rolled back
 
 Assumes that the public keys' signatures were verified.
 """
@@ -25,7 +26,7 @@ from privacy.secagg import tags, wire
 from privacy.secagg.errors import PeerRefused
 
 MLKEM_SEED_SIZE = 64
-_NONCE = bytes(12)  # every seal key is used once
+_NONCE = bytes(12)  # a seal key covers the root of the shares that it encrypts: other shares, another key
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +98,22 @@ def mask_seed(root: bytes, ctx: bytes) -> bytes:
 
 def seal(root: bytes, ctx: bytes, author: int, holder: int, tree_root: bytes, shares: bytes) -> bytes:
     """[A7] The holder's shares, encrypted: 16 bytes longer than `shares`."""
-    return _cipher(root, ctx, author, holder).encrypt(_NONCE, shares, _data(ctx, author, holder, tree_root))
+    binding = _binding(ctx, author, holder, tree_root)
+    return _cipher(root, binding).encrypt(_NONCE, shares, binding)
 
 
 def unseal(root: bytes, ctx: bytes, author: int, holder: int, tree_root: bytes, sealed: bytes) -> bytes:
     """[U4] The shares again; PeerRefused when they were altered or meant for another round, author or holder."""
+    binding = _binding(ctx, author, holder, tree_root)
     try:
-        return _cipher(root, ctx, author, holder).decrypt(_NONCE, sealed, _data(ctx, author, holder, tree_root))
+        return _cipher(root, binding).decrypt(_NONCE, sealed, binding)
     except InvalidTag:
         raise PeerRefused(f"the shares that merchant {author} sealed for merchant {holder} do not open") from None
 
 
-def _cipher(root: bytes, ctx: bytes, author: int, holder: int) -> AESGCM:
-    return AESGCM(tags.mac(root, tags.SEAL, ctx, wire.u8(author), wire.u8(holder)))
+def _cipher(root: bytes, binding: bytes) -> AESGCM:
+    return AESGCM(tags.mac(root, tags.SEAL, binding))
 
 
-def _data(ctx: bytes, author: int, holder: int, tree_root: bytes) -> bytes:
+def _binding(ctx: bytes, author: int, holder: int, tree_root: bytes) -> bytes:
     return ctx + wire.u8(author) + wire.u8(holder) + tree_root

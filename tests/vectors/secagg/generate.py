@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the frozen transcripts and the bad ones: `python tests/vectors/secagg/generate.py` in the root folder.
 
-Run it only when the wire format's version changes: the files are what later versions must still understand. ML-KEM
-encapsulation draws its own randomness, so each run gives another set-up; the rounds follow from the stored states.
+Once a version is released, run it only when the wire format's version changes: the files are what later versions
+must still understand. ML-KEM encapsulation draws its own randomness, so each run gives another set-up; the rounds
+follow from the stored states.
 """
 
 import hashlib
