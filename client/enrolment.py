@@ -4,7 +4,8 @@
     secagg/identity.key    32 secret bytes of the merchant's Ed25519 key; readable by its owner alone
     secagg/roster.bin      the roster as the council signed it
     secagg/pin.toml        the roster's hash, the council's keys, how many of them must have signed
-    secagg/state.bin       what `privacy.secagg` keeps between messages; never restore an old copy
+    secagg/state-HASH.bin  what `privacy.secagg` keeps between messages, a file for each roster that was ever
+                           pinned, by its hash; never delete one, never restore an old copy
     secagg/opened.bin      which requests were answered, over which survivors
 
 Guarantees:

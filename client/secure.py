@@ -2,17 +2,19 @@
 """The merchant's half of a secure round: its answer as one summand of a masked sum, and the steps after it.
 
 All state lies in the home, behind a lock that is held for one message: any process of the merchant may answer
-the next one (docs/secure-aggregation.md, §5 and §14).
+the next one (docs/secure-aggregation.md, §5 and §14). Each roster that was ever pinned has a key store of its own,
+which is never deleted.
 
 Guarantees:
 - A roster that promises less than the merchant's policy asks is refused.
 - A round is checked against what this merchant received before anything is computed for it.
 - What was answered once is opened over one list of survivors only, in any later round.
+- A roster that is pinned again goes on where it stood.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,7 +35,7 @@ from privacy.secagg.roster import Requirements, Roster
 from privacy.secagg.round_messages import Certificate, RoundOpen, Survivors
 from privacy.secure_exchange import Exchange, request_digest
 
-STATE, OPENED = "state.bin", "opened.bin"
+STATE, OPENED = "state-{}.bin", "opened.bin"
 DIGEST_BYTES = 32
 NOT_ENROLLED = (
     "this merchant is in no roster of secure aggregation: enrol it, or ask in clear where it allows that"
@@ -86,18 +88,20 @@ class SecureSeat:
         with self._session() as session:
             kind = wire.kind_of(message)
             if kind == Survivors.KIND:
-                self._check_list(session, Survivors.decode(message))
+                self._check_list(session, {signed.index for signed in Survivors.decode(message).headers})
+            if kind == Certificate.KIND:
+                self._check_list(session, set(session.confirmed))
             answer = session.receive(message)
             if kind == Certificate.KIND and session.opening is not None:
                 self._log.note(session.opening.model_digest, self._listed(session.confirmed))
             return _masked(answer)
 
-    def _check_list(self, session: MerchantSession, message: Survivors) -> None:
-        """[T3] The same request is never opened over a second list."""
-        if session.opening is None:
+    def _check_list(self, session: MerchantSession, survivors: Set[int]) -> None:
+        """[T3] The same request is never opened over a second list; an empty one is the session's to refuse."""
+        if session.opening is None or not survivors:
             return
         before = self._log.find(session.opening.model_digest)
-        if before is not None and before != self._listed(signed.index for signed in message.headers):
+        if before is not None and before != self._listed(survivors):
             raise RequestRefused(
                 "this request was answered before over other survivors; the difference of both sums would show "
                 "single merchants: go on with the next round"
@@ -125,7 +129,7 @@ class SecureSeat:
             raise Refused(NOT_ENROLLED) from None
         policy = self._home.policy
         requirements = Requirements(policy.min_survivors, policy.min_colluders)
-        store = FileKeyStore(self._home.path / FOLDER / STATE, durable=self._durable)
+        store = FileKeyStore(self._home.path / FOLDER / STATE.format(roster.digest.hex()), durable=self._durable)
         try:
             yield MerchantSession(identity, roster, store, requirements=requirements)
         finally:

@@ -5,7 +5,7 @@ Guarantees:
 - after save returns, load gives the saved bytes, also after a crash
 - a crash during save leaves the old bytes or the new ones
 - the file can be read by its owner only
-- two processes never share a store
+- two processes never share a store, nor any two stores of one folder
 """
 
 import fcntl
@@ -41,22 +41,22 @@ class MemoryKeyStore:
 
 
 class FileKeyStore:
-    """One file, mode 0600, replaced atomically, held by one process at a time through a lock file beside it."""
+    """One file, mode 0600, replaced atomically; one process at a time holds its folder, by a lock file there."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        """Raises StateRefused when another node holds the file: two with one state would break the protocol.
+        """Raises StateRefused when another node holds the folder: two with one state would break the protocol.
 
         `durable` is False in simulations alone, where the process may die and the machine does not.
         """
         self._path = path
         self._durable = durable
         self._new = path.with_name(path.name + ".new")
-        self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = os.open(path.with_name("state.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise StateRefused(f"{path} is in use by another process; stop the other node first") from None
+            raise StateRefused(f"{path.parent} is in use by another process; stop the other node first") from None
 
     def save(self, state: bytes) -> None:
         descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

@@ -68,6 +68,17 @@ def run(league, folder: Path, name: str, aggregation: str, *, workers=1, spoil=N
         pool.close()
 
 
+def seat_gone(federation):
+    """One merchant's key store is lost after the first round."""
+
+    def observe(state):
+        if state.round == 1:
+            [stored] = (federation.nodes.homes / "00002" / "secagg").glob("state-*.bin")
+            stored.unlink()
+
+    return observe
+
+
 @pytest.mark.parametrize(("name", "grid"), [(ORDINARY, 1e-4), (PRIVATE, 1e-6)])
 def test_a_secure_round_ends_in_the_plain_rounds_model_up_to_the_grid(league, tmp_path, name, grid):
     """One round: later ones draw by the model that was received, which differs in its last bits."""
@@ -90,14 +101,7 @@ def test_one_worker_and_two_give_the_same_model(sharing, tmp_path):
 def test_a_round_in_which_more_drop_out_than_the_noise_is_laid_out_for_fails_and_releases_nothing(
     sharing, tmp_path
 ):
-    def spoil(federation):
-        def observe(state):
-            if state.round == 1:
-                (federation.nodes.homes / "00002" / "secagg" / "state.bin").unlink()
-
-        return observe
-
-    final = run(sharing, tmp_path, PRIVATE, "secure", spoil=spoil)
+    final = run(sharing, tmp_path, PRIVATE, "secure", spoil=seat_gone)
     assert [bool(record.failure) for record in final.history] == [False, True, False]
     assert final.history[1].survivors == 3
 
@@ -125,14 +129,7 @@ def test_mode_merchant_trains_a_league_and_charges_each_round_whole(own_files, t
 
 
 def test_a_merchant_whose_seat_is_gone_is_left_out_and_the_run_goes_on(league, tmp_path):
-    def spoil(federation):
-        def observe(state):
-            if state.round == 1:
-                (federation.nodes.homes / "00002" / "secagg" / "state.bin").unlink()
-
-        return observe
-
-    final = run(league, tmp_path, PRIVATE, "secure", spoil=spoil)
+    final = run(league, tmp_path, PRIVATE, "secure", spoil=seat_gone)
     assert [record.survivors for record in final.history] == [4, 3, 3]
     assert "set up anew" in final.history[1].dropped[3]
 

@@ -25,13 +25,14 @@ def test_after_save_returns_load_gives_the_saved_bytes_also_after_a_crash(tmp_pa
     again = FileKeyStore(tmp_path / "secagg.state")
     assert again.load() == b"two"
     again.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["secagg.state", "secagg.state.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secagg.state", "state.lock"]
 
 
-def test_two_processes_never_share_a_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["secagg.state", "another.state"])
+def test_two_processes_never_share_a_store_nor_any_two_stores_of_one_folder(tmp_path: Path, other: str) -> None:
     store = FileKeyStore(tmp_path / "secagg.state")
     with pytest.raises(StateRefused, match="in use"):
-        FileKeyStore(tmp_path / "secagg.state")
+        FileKeyStore(tmp_path / other)
     store.close()
     FileKeyStore(tmp_path / "secagg.state").close()
 
