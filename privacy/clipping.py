@@ -29,7 +29,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from privacy.clipping_layers import Part
+from privacy.clipping_layers import Part, Scratch
 from privacy.clipping_record import Recorder
 from privacy.clipping_rows import build_parts
 from privacy.clipping_uses import Use
@@ -69,6 +69,7 @@ class PerUserGradients:
                     f"module {name!r} is {type(module).__name__}: its statistics mix users; use nn.LayerNorm"
                 )
         self._recorder: Recorder | None = None
+        self._scratch = Scratch()
         self._checked: set[tuple[Any, ...]] = set()
 
     @contextmanager
@@ -157,7 +158,9 @@ class PerUserGradients:
                 grad is not None and grad.is_contiguous() and memory[grad.untyped_storage().data_ptr()] == 1
             )
         with torch.no_grad():
-            return build_parts([u for u in recorder.uses if u.grad is not None], self.parameters, size)
+            return build_parts(
+                [u for u in recorder.uses if u.grad is not None], self.parameters, size, self._scratch
+            )
 
     def _refuse_unseen(self, losses_B: Tensor, uses: Sequence[Use]) -> tuple[Any, ...]:
         """Walk the autograd graph; uses hold detached parameters, so one that is left was not recorded."""

@@ -6,6 +6,7 @@ gradient is sum_s r_s c_s^T (rows of output gradients and inputs): with one posi
 otherwise it is formed for a few users at a time, in cache, and never kept.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Final
 
@@ -14,17 +15,32 @@ from torch import Tensor
 
 from privacy.stages import Rows
 
-__all__ = ["MatrixPart", "Part", "Products", "VectorPart"]
+__all__ = ["MatrixPart", "Part", "Products", "Scratch", "VectorPart"]
 
 _CHUNK_FLOATS: Final = 1 << 18  # 1 MiB of float32: stays in a core's cache
 _KEEP_FLOATS: Final = 1 << 23  # 32 MiB: keep what the norms needed for the sum, rather than form it twice
 
 
+class Scratch:
+    """Memory that one batch leaves to the next: to map fresh pages costs as much as the products on them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Float32 of `shape`, not set, overwritten by the next taker of the same name."""
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or held.numel() < size or held.device != device:
+            held = self._held[name] = torch.empty(size, device=device)
+        return held[:size].view(shape)
+
+
 class Products:
     """Per-user matrices sum_s rows[b, s] cols[b, s]^T [B, O, I], formed when needed, for a few users at a time."""
 
-    def __init__(self, rows_BSO: Tensor, cols_BSI: Tensor) -> None:
+    def __init__(self, name: str, rows_BSO: Tensor, cols_BSI: Tensor, scratch: Scratch) -> None:
         self.rows, self.cols = rows_BSO, cols_BSI
+        self._name, self._scratch = name, scratch
         self._formed: Tensor | None = None
 
     def squared_norms(self) -> Tensor:
@@ -34,7 +50,7 @@ class Products:
             return rows[:, 0].square().sum(1) * cols[:, 0].square().sum(1)
         size, floats = rows.shape[0], rows.shape[2] * cols.shape[2]
         if size * floats <= _KEEP_FLOATS:
-            self._formed = torch.empty(size, rows.shape[2], cols.shape[2], device=rows.device)
+            self._formed = self._scratch.take(self._name, (size, rows.shape[2], cols.shape[2]), rows.device)
         squares, step = torch.empty(size, device=rows.device), max(1, _CHUNK_FLOATS // max(1, floats))
         for begin in range(0, size, step):
             at = slice(begin, begin + step)
@@ -55,7 +71,8 @@ class Products:
     def without(self, bad_B: Tensor) -> "Products":
         """The same with nothing for the users where bad_B is true."""
         bad = bad_B[:, None, None]
-        return Products(self.rows.masked_fill(bad, 0), self.cols.masked_fill(bad, 0))
+        kept = self.rows.masked_fill(bad, 0), self.cols.masked_fill(bad, 0)
+        return Products(self._name, *kept, self._scratch)
 
 
 class Part(ABC):
@@ -83,9 +100,9 @@ class Part(ABC):
 class MatrixPart(Part):
     """A weight [O, I] with gradient sum_s rows[b, s] cols[b, s]^T; rows [B, S, O], cols [B, S, I]."""
 
-    def __init__(self, name: str, rows_BSO: Tensor, cols_BSI: Tensor) -> None:
+    def __init__(self, name: str, rows_BSO: Tensor, cols_BSI: Tensor, scratch: Scratch) -> None:
         self.name = name
-        self._products = Products(rows_BSO.float(), cols_BSI.float())
+        self._products = Products(name, rows_BSO.float(), cols_BSI.float(), scratch)
 
     def squared_norms(self) -> Tensor:
         return self._products.squared_norms()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from privacy.clipping_layers import MatrixPart, Part, Products, VectorPart
+from privacy.clipping_layers import MatrixPart, Part, Products, Scratch, VectorPart
 from privacy.clipping_uses import LinearUse, NormUse, RowsUse, ScoredRows, ScoresUse, SpreadUse, Use
 from privacy.errors import UnsupportedUse
 from privacy.stages import Rows
@@ -48,14 +48,22 @@ class _Scores:
 class RowsPart(Part):
     """A table [V, D]: users' own rows (already summed per user and row) and shared rows, without common rows."""
 
-    def __init__(self, name: str, parameter: Tensor, size: int, own: _Lookups, shared: _Scores | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        size: int,
+        own: _Lookups,
+        shared: _Scores | None,
+        scratch: Scratch,
+    ) -> None:
         self.name = name
-        self._shape = tuple(parameter.shape)
+        self._shape = shape
         self._size = size
         self._own, self._shared, self._row = own, None, own.row
         if shared is not None:
             self._own = _take_common_rows(own, shared, self._shape[0])
-            self._shared, self._row = Products(shared.p, shared.x), shared.row
+            self._shared, self._row = Products(name, shared.p, shared.x, scratch), shared.row
 
     def squared_norms(self) -> Tensor:
         squares = torch.zeros(self._size, device=self._own.values.device)
@@ -104,16 +112,18 @@ def _take_common_rows(own: _Lookups, shared: _Scores, table_rows: int) -> _Looku
     return _Lookups(own.user, own.row, own.values.index_add_(0, both, moved))
 
 
-def build_parts(uses: Sequence[Use], parameters: Mapping[str, nn.Parameter], size: int) -> list[Part]:
+def build_parts(
+    uses: Sequence[Use], parameters: Mapping[str, nn.Parameter], size: int, scratch: Scratch
+) -> list[Part]:
     """One part per parameter, all its uses together; uses must hold their gradients."""
     return [
         part
         for name, parameter in parameters.items()
-        if (part := _part(name, parameter, [u for u in uses if name in u.names], size)) is not None
+        if (part := _part(name, parameter, [u for u in uses if name in u.names], size, scratch)) is not None
     ]
 
 
-def _part(name: str, parameter: nn.Parameter, uses: list[Use], size: int) -> Part | None:
+def _part(name: str, parameter: nn.Parameter, uses: list[Use], size: int, scratch: Scratch) -> Part | None:
     if not uses:
         return None
     linear = [u for u in uses if isinstance(u, LinearUse) and u.weight == name]
@@ -129,10 +139,10 @@ def _part(name: str, parameter: nn.Parameter, uses: list[Use], size: int) -> Par
         )
     if linear and not (rows or scores):
         pairs = [u.rows_and_columns() for u in linear]
-        return MatrixPart(name, _joined([r for r, _ in pairs]), _joined([c for _, c in pairs]))
+        return MatrixPart(name, _joined([r for r, _ in pairs]), _joined([c for _, c in pairs]), scratch)
     own = _own_rows(rows, parameter, name)
     shared = _shared_rows(scores, linear, parameter, name)
-    return RowsPart(name, parameter, size, _summed(own, parameter.shape[0]), shared)
+    return RowsPart(name, tuple(parameter.shape), size, _summed(own, parameter.shape[0]), shared, scratch)
 
 
 def _joined(positions: Sequence[Tensor]) -> Tensor:
