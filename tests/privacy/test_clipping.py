@@ -155,6 +155,26 @@ def test_the_empty_batch_works():
     assert clipped.tensor("temperature").shape == ()
 
 
+def test_memory_kept_from_batch_to_batch_carries_nothing_over():
+    torch.manual_seed(0)
+    model, shared = Recommender(), torch.randint(0, ITEMS, (9,))
+    history, target = torch.randint(0, ITEMS, (6, 7)), torch.randint(0, ITEMS, (6,))
+
+    def clipped(engine, users):
+        with engine.record(users, shared=[shared]):
+            losses = model(history[:users], target[:users], shared)
+        return engine.clipped_sum(losses, 0.3)
+
+    kept, first = PerUserGradients(model), {}
+    for users in (3, 6, 2):
+        found, fresh = clipped(kept, users), clipped(PerUserGradients(model), users)
+        first = first or {name: (found, found.tensor(name)) for name in found.names}
+        for name in found.names:
+            torch.testing.assert_close(found.tensor(name), fresh.tensor(name), rtol=0, atol=0)
+    for name, (update, before) in first.items():  # nor does a later batch reach back
+        torch.testing.assert_close(update.tensor(name), before, rtol=0, atol=0)
+
+
 def test_only_the_named_parameters_are_clipped_and_buffers_may_be_named():
     model = Recommender()
     engine = PerUserGradients(model, ["item.weight", "codes"])
