@@ -140,6 +140,22 @@ def ours_fast_noise(items: int, encoder: str) -> Step:
     return _ours(items, encoder, "fast")
 
 
+def noise(items: int, encoder: str) -> Step:
+    """The noise alone, as `ours` adds it to the table."""
+    from privacy.noise import NoiseSource, add_noise
+    from privacy.stages import ClippedUpdate, Rows
+
+    nothing = Rows((items, WIDTH), torch.zeros(0, dtype=torch.int64), torch.zeros(0, WIDTH))
+    clipped = ClippedUpdate(NORM, {}, {"item.weight": (nothing,)}, torch.zeros(0))
+    source, count = NoiseSource(bytes(32)), iter(range(1 << 30))
+    buffers: dict[str, Tensor] = {}
+
+    def step(_history: Tensor, _negatives: Tensor) -> None:
+        add_noise(clipped, NOISE, source.stream(str(next(count))), out=buffers)
+
+    return step
+
+
 def _opacus_default(items: int, encoder: str, **options: bool) -> Step:
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
@@ -199,7 +215,8 @@ def opacus_ghost(items: int, encoder: str) -> Step:
 
 
 VARIANTS: dict[str, Callable[[int, str], Step]] = {
-    f.__name__: f for f in (ours, ours_fast_noise, dense, sparse, opacus_ghost, opacus_hooks, opacus_functorch)
+    f.__name__: f
+    for f in (ours, ours_fast_noise, noise, dense, sparse, opacus_ghost, opacus_hooks, opacus_functorch)
 }
 
 
