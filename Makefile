@@ -30,8 +30,8 @@ test-slow: $(READY) ## the tests that take minutes
 fuzz: $(READY) ## secure aggregation under long random schedules and broken messages
 	HANSA_FUZZ=5000 $(BIN)/python -m pytest tests/privacy/secagg/test_secagg_fuzz.py tests/privacy/secagg/test_secagg_schedules.py
 
-audit: $(READY) ## canaries against the claimed epsilon, and against broken mechanisms
-	$(BIN)/python -m privacy.audit_cli
+audit: $(READY) ## canaries in real training against the claimed epsilon, and against broken training
+	$(BIN)/python -m simulation.audit_cli
 
 check: $(READY) ## format, lint, types and who may import whom
 	$(BIN)/ruff format --check .
