@@ -43,6 +43,7 @@ _LEAGUE = "league_log_popularity"
 _LOCAL = ("merchant_league_weight", "merchant_log_popularity")
 _RESIDUAL = "merchant_item_residual"
 _ITEM_IDS = ("none", "local", "shared")
+_STARTS = ("random", "catalogue")
 _RESIDUAL_USERS = 512
 _COUNTS = ("dimension", "history_events", "past_events", "targets", "negatives", "window_days", "residual_steps")
 _PARTS = {
@@ -57,9 +58,10 @@ class RecommendationConfig:
     """The model, its samples and its constants; the defaults are the recipe of docs/model.md.
 
     `trained`, of "table", "context" and "mixing": what is trained and therefore travels each round; the rest keeps
-    its start. `item_id`: whether an item is more than its attributes. "local" adds a vector per item that each
-    merchant trains on its own data, in `residual_steps` steps of SGD from zero; "shared" adds one that the league
-    trains.
+    its start. `start` of the table: "random", or "catalogue", with values that stand on the same items near one
+    another, which is public and costs no privacy. `item_id`: whether an item is more than its attributes. "local"
+    adds a vector per item that each merchant trains on its own data, in `residual_steps` steps of SGD from zero;
+    "shared" adds one that the league trains.
     """
 
     dimension: int = 16
@@ -74,6 +76,7 @@ class RecommendationConfig:
     mixing: tuple[float, float, float, float] = (1.0, 1.0, 4.0, 2.0)
     merchant_prior_purchases: float = 4000.0
     trained: tuple[str, ...] = ("table", "context")
+    start: str = "random"
     item_id: str = "none"
     residual_steps: int = 10
     residual_learning_rate: float = 2.0
@@ -87,6 +90,8 @@ class RecommendationConfig:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}")
         if not self.trained or not set(self.trained) <= set(_PARTS):
             raise ConfigError(f"trained names at least one of {sorted(_PARTS)}, found {self.trained}")
+        if self.start not in _STARTS:
+            raise ConfigError(f"start is one of {', '.join(_STARTS)}, found {self.start!r}")
         if self.item_id not in _ITEM_IDS:
             raise ConfigError(f"item_id is one of {', '.join(_ITEM_IDS)}, found {self.item_id!r}")
 
@@ -105,8 +110,14 @@ class RecommendationModel(nn.Module):
 
     def __init__(self, config: RecommendationConfig, codes_VA: NDArray[np.integer], seed: int) -> None:
         super().__init__()
-        ids, rows = config.item_id == "shared", len(codes_VA)
-        self.tower = ContentTower(codes_VA, config.dimension, prior_items=config.prior_items, seed=seed, ids=ids)
+        rows = len(codes_VA)
+        self.tower = ContentTower(
+            *(codes_VA, config.dimension),
+            prior_items=config.prior_items,
+            seed=seed,
+            ids=config.item_id == "shared",
+            catalogue_start=config.start == "catalogue",
+        )
         self.mixing = Mixing(config.mixing)
         for part, name in _PARTS.items():
             self.get_parameter(name).requires_grad_(part in config.trained)

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from models.errors import ConfigError
 
 __all__ = ["CONTEXT", "ContentTower"]
 
+_SWEEPS = 40
 CONTEXT = 3
 """1, x and x² of x = log(1 + distinct items) / 3 - 1, which is about -1 … 1 from none to 400 items."""
 
@@ -34,7 +36,14 @@ class ContentTower(nn.Module):
     codes: Tensor
 
     def __init__(
-        self, codes_VA: NDArray[np.integer], dimension: int, *, prior_items: float, seed: int, ids: bool = False
+        self,
+        codes_VA: NDArray[np.integer],
+        dimension: int,
+        *,
+        prior_items: float,
+        seed: int,
+        ids: bool = False,
+        catalogue_start: bool = False,
     ) -> None:
         super().__init__()
         if codes_VA.ndim != 2 or not codes_VA.shape[1] or len(codes_VA) < 2:
@@ -51,6 +60,8 @@ class ContentTower(nn.Module):
         with torch.no_grad():
             # Rows of unit length on average: at the start a dot product counts the attributes in common.
             self.attributes.weight.normal_(0.0, 1.0 / math.sqrt(dimension), generator=generator)
+            if catalogue_start:
+                self.attributes.weight.copy_(_from_catalogue(self.codes[1:], self.attributes.weight, seed))
             self.context.weight.zero_()
             if self.ids is not None:
                 self.ids.weight.zero_()
@@ -71,3 +82,25 @@ class ContentTower(nn.Module):
         x_B1 = torch.log1p(distinct_B1) / 3.0 - 1.0
         context_BD: Tensor = self.context(torch.cat([torch.ones_like(x_B1), x_B1, x_B1 * x_B1], dim=1))
         return mean_BD + context_BD
+
+
+def _from_catalogue(codes_VA: Tensor, random_XD: Tensor, seed: int) -> Tensor:
+    """[X, D]: rows of length 1, near where values stand on the same items; a value of no item keeps its row.
+
+    The leading axes of the incidence of items and values, each value's column of length 1 (as in correspondence
+    analysis, Greenacre 1984, whose first axis, alike for all, is kept).
+    """
+    counts_X = torch.bincount(codes_VA.flatten(), minlength=len(random_XD)).float()
+    items = torch.arange(len(codes_VA)).repeat_interleave(codes_VA.shape[1])
+    values = counts_X[codes_VA.flatten()].rsqrt()
+    incidence_VX = torch.sparse_coo_tensor(
+        torch.stack([items, codes_VA.flatten()]), values, (len(codes_VA), len(random_XD)), check_invariants=False
+    ).coalesce()
+    width = random_XD.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        searched = min(2 * width, *incidence_VX.shape)  # twice as many as needed, as catalogues have near ties
+        _, lengths, axes_XQ = torch.svd_lowrank(incidence_VX, q=searched, niter=_SWEEPS)
+    placed_XD = torch.zeros_like(random_XD)
+    placed_XD[:, :searched] = normalize((axes_XQ * lengths)[:, :width])
+    return torch.where(counts_X[:, None] > 0, placed_XD, random_XD)

@@ -61,6 +61,7 @@ def test_the_same_seed_builds_the_same_weights(task: RecommendationTask) -> None
         {"trained": ("table", "context")},
         {"trained": ("table", "context", "mixing")},
         {"trained": ("context", "mixing")},
+        {"start": "catalogue"},
         {"item_id": "shared"},
         {"item_id": "local"},
     ],

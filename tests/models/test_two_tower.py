@@ -69,3 +69,49 @@ def test_nothing_owned_leaves_the_context_alone(tower: ContentTower) -> None:
 def test_a_catalogue_without_items_or_attributes_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="an item and an attribute"):
         ContentTower(np.zeros(shape, dtype=np.int32), 8, prior_items=1.0, seed=0)
+
+
+@pytest.fixture
+def nested() -> Any:
+    """40 items: 8 brands, of which four stand in each department; "unknown" is on none."""
+    brands = np.arange(40) % 8
+    return np.concatenate([np.zeros((1, 2), np.int64), np.stack([brands // 4 + 1, brands + 1], axis=1)])
+
+
+def from_catalogue(codes: Any, dimension: int = 4, seed: int = 0) -> torch.Tensor:
+    tower = ContentTower(codes, dimension, prior_items=5.0, seed=seed, catalogue_start=True)
+    return tower.attributes.weight.detach()
+
+
+def test_values_of_the_same_items_start_near_one_another(nested: Any) -> None:
+    rows = from_catalogue(nested)
+    brands, (first, second) = rows[-8:], rows[1:3]
+    torch.testing.assert_close(rows[1:3].norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(brands.norm(dim=1), torch.ones(8))
+    own, other = brands[:4] @ first, brands[:4] @ second
+    assert bool((own > other + 0.3).all())
+
+
+def test_a_start_from_the_catalogue_is_the_same_for_all_seeds_but_for_a_turn(codes: Any) -> None:
+    one, other = from_catalogue(codes, 16, seed=0)[1:], from_catalogue(codes, 16, seed=1)[1:]
+    known = torch.isclose(one.norm(dim=1), torch.ones(len(one)), atol=1e-4)
+    torch.testing.assert_close(
+        (one @ one.T)[known][:, known], (other @ other.T)[known][:, known], atol=1e-2, rtol=0
+    )
+
+
+def test_a_start_from_the_catalogue_leaves_other_random_numbers_alone_and_repeats_itself(codes: Any) -> None:
+    torch.manual_seed(5)
+    ContentTower(codes, 4, prior_items=5.0, seed=0)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = from_catalogue(codes)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first, from_catalogue(codes))
+
+
+def test_a_catalogue_smaller_than_the_dimension_and_values_of_no_item_start_too(nested: Any) -> None:
+    rows = from_catalogue(nested, dimension=32)
+    assert bool(torch.isfinite(rows).all())
+    random = ContentTower(nested, 32, prior_items=5.0, seed=0).attributes.weight.detach()
+    assert torch.equal(rows[0], random[0])  # "unknown"
