@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared integer noise beside one trusted curator's: same epsilon, same losses; its variance for every drop count.
+"""Shared integer noise beside one trusted curator's: same epsilon, same figures; its variance for each drop count.
 
     python -m benchmarks.distributed_noise [--quick]
 
 Logistic regression on 10 merchants' users, trained by DP-SGD once with central Gaussian noise on the sum of all
 merchants, once with every merchant's integer share summed modulo 2^32, at the same epsilon, for several seeds. The
 rows: mean losses (peer: central) with the p-value of a Kolmogorov-Smirnov test between the two sets of losses; the
-summed noise's variance over its expectation for each number of survivors; and draws per second.
+summed noise's variance over its expectation for each number of survivors; draws per second; and whole runs of the
+recommender over secure rounds (`benchmarks.distributed_runs`), with a table for docs/private-training.md.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
+from benchmarks import distributed_runs
 from benchmarks.measure import Row, row, table, write
 from privacy.integer_update import integer_sums, integer_update, mean
 from privacy.noise import NoiseSource, add_noise_to_array
@@ -157,7 +159,10 @@ def main() -> int:
         rows.append(row(f"noise_p_{survivors}_of_{MERCHANTS}", min(variance_p, shape_p), "p", len(noise)))
     for deviation in (34.0, 443.0, 79_796.0, 1e6):
         rows.append(row(f"draws_6e6_sd{deviation:g}", 6 * _speed(deviation, 1_000_000), "s", 1))
+    whole, lines, p = distributed_runs.rows(quick)
+    rows, least = [*rows, *whole], min(least, p)
     print(table(rows))
+    print("\n".join(lines))
     print(f"wrote {write('distributed_noise', rows)}; smallest p-value {least:.2g}")
     return int(least < 1e-3)
 
