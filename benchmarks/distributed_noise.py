@@ -22,7 +22,7 @@ from scipy import stats
 
 from benchmarks import distributed_runs
 from benchmarks.measure import Row, row, table, write
-from privacy.integer_update import integer_sums, integer_update, mean
+from privacy.integer_update import integer_sums, integer_update, mean, released_sum
 from privacy.noise import NoiseSource, add_noise_to_array
 from privacy.plan import PrivacyPlan, PrivacyRequest, calibrate
 from privacy.stages import ClippedUpdate
@@ -97,7 +97,8 @@ def secure_mean(plan: PrivacyPlan, sums: Floats, source: NoiseSource, step: int,
     for merchant, own in enumerate(sums):
         clipped = ClippedUpdate(NORM, {"w": torch.from_numpy(own)}, {}, torch.zeros(0))
         words += integer_update(clipped, plan, source.integers(f"{merchant}/{step}")).words
-    aggregate = mean(words, plan.share("training"), MERCHANTS, {"w": (WIDTH,)}, expected)
+    released = released_sum(words, plan.share("training"), MERCHANTS)
+    aggregate = mean(released, MERCHANTS, {"w": (WIDTH,)}, expected)
     return np.asarray(aggregate.values["w"], np.float64)
 
 

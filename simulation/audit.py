@@ -27,7 +27,7 @@ from models.batches import RecommendationBatch
 from models.parameters import ParameterSpec, load_shared, shared_arrays
 from models.recommendation import RecommendationConfig, RecommendationModel, RecommendationTask
 from privacy.audit import AuditResult, attack
-from privacy.integer_update import mean
+from privacy.integer_update import mean, released_sum
 from privacy.plan import Mode, PrivacyPlan, Unit
 
 __all__ = ["NORM", "CanaryBench", "InBatchNegatives", "audit", "coordinates"]
@@ -152,5 +152,6 @@ def _honest_survivors(bench: CanaryBench, members: npt.NDArray[np.int64], plan: 
         reply = train_in_shares(bench, own, plan, Draws.from_seed(f"{label}/{merchant}"))
         words += np.frombuffer(reply.words, np.uint32)
     shapes = {name: array.shape for name, array in bench.start.items()}
-    found = mean(words, share, share.tolerance.least_survivors, shapes, expected_users=1.0)
+    survivors = share.tolerance.least_survivors
+    found = mean(released_sum(words, share, survivors), survivors, shapes, expected_users=1.0)
     return found.values[_TABLE][1:].astype(np.float64)
