@@ -210,7 +210,8 @@ def test_the_same_release_is_counted_once_only_while_its_bytes_stay_the_same(pat
 def test_a_run_at_the_policys_last_digit_fits_and_one_beyond_it_does_not(path, slack):
     request = PrivacyRequest("distributed", 3.0, 1e-5, 3, 1, 0.25, 1.0, cohort=10, colluders=1, coordinates=100)
     plan = calibrate(request)
-    policy, ledger = Policy(max_epsilon=plan.epsilon * (1 - slack)), Ledger(path)
+    cost = epsilon(plan.events, plan.delta)
+    policy, ledger = Policy(max_epsilon=cost * (1 - slack)), Ledger(path)
 
     def run():
         for r in range(1, plan.rounds + 1):
@@ -221,7 +222,7 @@ def test_a_run_at_the_policys_last_digit_fits_and_one_beyond_it_does_not(path, s
             run()
     else:
         run()
-        assert ledger.epsilon(1e-5) == plan.epsilon
+        assert ledger.epsilon(1e-5) == cost
     assert ledger.left(policy).with_reserved <= policy.max_epsilon
 
 

@@ -59,7 +59,7 @@ def test_the_plans_epsilon_covers_popularity_every_training_step_and_the_gate_to
     assert plan.events[0] == GaussianEvent(plan.popularity_noise_multiplier)
     assert plan.events[-1] == GaussianEvent(plan.gate_noise_multiplier)
     assert sum(e.steps for e in plan.events if isinstance(e, SampledGaussianEvent)) == plan.steps == 24
-    assert epsilon(plan.events, plan.delta) == plan.epsilon
+    assert epsilon(plan.events, plan.delta) <= plan.epsilon * (1 - 9e-6)
 
 
 def test_shares_are_of_mu_squared(plan):
@@ -67,6 +67,12 @@ def test_shares_are_of_mu_squared(plan):
     assert ratio == pytest.approx(0.18 / 0.02)
     alone = calibrate(replace(REQUEST, rounds=0, popularity_share=1.0, gate_share=0.0))
     assert alone.epsilon == pytest.approx(3.0, rel=1e-6)
+
+
+def test_a_plan_holds_on_a_machine_whose_accountant_differs_in_the_sixth_digit(plan, shared, monkeypatch):
+    monkeypatch.setattr("privacy.plan.epsilon", lambda *account: epsilon(*account) * (1 + 3e-6))
+    for made in (plan, shared, calibrate(replace(REQUEST, rounds=0, popularity_share=1.0, gate_share=0.0))):
+        assert PrivacyPlan.from_dict(made.to_dict()) == made
 
 
 def test_a_plan_that_claims_less_than_its_events_cost_cannot_be_built(plan):
@@ -81,7 +87,7 @@ def test_epsilon_after_never_falls_from_round_to_round_and_ends_at_the_plans_eps
     spent = [plan.epsilon_after(r) for r in range(plan.rounds + 1)]
     assert spent == sorted(spent)
     assert spent[0] == epsilon(plan.release_events("popularity"), plan.delta)
-    assert spent[-1] == plan.epsilon
+    assert spent[-1] == epsilon(plan.events, plan.delta) == pytest.approx(plan.epsilon, rel=2e-5)
 
 
 def test_plans_survive_json(plan):
@@ -151,7 +157,7 @@ def test_a_distributed_plan_survives_json_and_recomputes_its_epsilon(shared):
         PrivacyPlan.from_dict(shared.to_dict() | {"noise_multiplier": shared.noise_multiplier / 2})
     spent = [shared.epsilon_after(r) for r in (0, 12, 24)]
     assert spent == sorted(spent)
-    assert spent[-1] == shared.epsilon == epsilon(shared.events, shared.delta)
+    assert spent[-1] == epsilon(shared.events, shared.delta) == pytest.approx(shared.epsilon, rel=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from privacy.accountant import epsilon
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.plan import PrivacyRequest, calibrate
 from privacy.policy import Policy, RoundRequest
@@ -77,9 +78,10 @@ def test_a_plan_that_could_cost_more_than_max_epsilon_is_refused_before_any_trai
 
 def test_a_plan_at_max_epsilon_is_allowed_and_the_next_smaller_limit_refuses_it():
     for plan in (PLAN, SHARED):
-        Policy(max_epsilon=plan.epsilon).check(plan, ASKED)
+        cost = epsilon(plan.events, plan.delta)
+        Policy(max_epsilon=cost).check(plan, ASKED)
         with pytest.raises(PolicyRefusal, match="costs epsilon"):
-            Policy(max_epsilon=math.nextafter(plan.epsilon, 0.0)).check(plan, ASKED)
+            Policy(max_epsilon=math.nextafter(cost, 0.0)).check(plan, ASKED)
 
 
 def test_the_cost_is_computed_at_the_policys_own_delta():
