@@ -14,6 +14,8 @@ Guarantees:
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -97,10 +99,20 @@ def _from_catalogue(codes_VA: Tensor, random_XD: Tensor, seed: int) -> Tensor:
         torch.stack([items, codes_VA.flatten()]), values, (len(codes_VA), len(random_XD)), check_invariants=False
     ).coalesce()
     width = random_XD.shape[1]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():  # sums in another order would turn axes of a near tie
         torch.manual_seed(seed)
         searched = min(2 * width, *incidence_VX.shape)  # twice as many as needed, as catalogues have near ties
         _, lengths, axes_XQ = torch.svd_lowrank(incidence_VX, q=searched, niter=_SWEEPS)
     placed_XD = torch.zeros_like(random_XD)
     placed_XD[:, :searched] = normalize((axes_XQ * lengths)[:, :width])
     return torch.where(counts_X[:, None] > 0, placed_XD, random_XD)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

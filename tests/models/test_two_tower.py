@@ -110,6 +110,18 @@ def test_a_start_from_the_catalogue_leaves_other_random_numbers_alone_and_repeat
     assert torch.equal(first, from_catalogue(codes))
 
 
+def test_a_start_from_the_catalogue_is_the_same_on_any_number_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, 30, 5000), rng.integers(30, 1000, 5000)], axis=1)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(from_catalogue(codes, 16))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_a_catalogue_smaller_than_the_dimension_and_values_of_no_item_start_too(nested: Any) -> None:
     rows = from_catalogue(nested, dimension=32)
     assert bool(torch.isfinite(rows).all())
