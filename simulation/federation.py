@@ -14,7 +14,7 @@ from models.parameters import arrays_of
 from models.tasks import build_task
 from privacy.plan import Unit
 from server.app import RunFile, write_run
-from server.checkpoints import Checkpoint, write_checkpoint
+from server.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from server.cohorts import SECURE, open_cohort, save_rosters
 from server.run import RunSettings, conduct
 from server.vocabulary import Count
@@ -76,12 +76,13 @@ class FederatedRun:
 
 
 def set_up(federation: Federation, league: PreparedLeague) -> Checkpoint:
-    """Write homes and the starting model, unless they stand already; returns the starting model."""
+    """Write homes and the starting model, unless they stand already; returns the starting model as it stands."""
+    start = federation.folder / "start.safetensors"
     if not (federation.folder / "run.json").exists():
         open_homes(federation, league, vocabulary_file(federation.league))
-        write_checkpoint(federation.folder / "start.safetensors", starting_model(federation))
+        write_checkpoint(start, starting_model(federation))
         write_run(federation.folder, run_file(federation))
-    return starting_model(federation)
+    return read_checkpoint(start)
 
 
 def open_homes(federation: Federation, league: PreparedLeague, vocabulary: Path) -> None:

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from client.home import open_home
 from privacy.adaptive_clipping import WITHIN, scale_after
 from privacy.ledger import Ledger
-from server.checkpoints import model_hash
+from server.checkpoints import model_hash, write_checkpoint
 from simulation.config import register
-from simulation.federation import federate
+from simulation.federation import federate, set_up
 from simulation.league import prepare
 from simulation.nodes import nodes
 from simulation.plans import ORDINARY, PRIVATE, federations
@@ -90,6 +90,15 @@ def test_a_secure_round_ends_in_the_plain_rounds_model_up_to_the_grid(league, tm
     assert (one.survivors, one.dropped, one.failure) == (4, {}, "")
     assert one.statistics == other.statistics
     assert set(one.statistics) == ({"loss", "users"} if name == ORDINARY else set())
+
+
+def test_a_run_starts_from_the_model_that_it_wrote_whatever_machine_goes_on_with_it(league, tmp_path):
+    prepared, config, merchants = league
+    federation = replace(federations(config, prepared, merchants)[ORDINARY], folder=tmp_path)
+    written = set_up(federation, merchants)
+    elsewhere = {name: np.nextafter(array, np.float32(9)) for name, array in written.arrays.items()}
+    write_checkpoint(tmp_path / "start.safetensors", replace(written, arrays=elsewhere))
+    assert model_hash(set_up(federation, merchants).arrays) == model_hash(elsewhere) != model_hash(written.arrays)
 
 
 def test_one_worker_and_two_give_the_same_model(sharing, tmp_path):
