@@ -108,8 +108,9 @@ class SecureSeat:
             )
 
     def _listed(self, survivors: Iterable[int]) -> bytes:
-        """Who they are, 32 bytes: by name, as another roster may number them anew."""
-        return hashlib.sha256("\0".join(self._roster.names(set(survivors))).encode()).digest()
+        """Who they are, 32 bytes: by key, as another roster may number them anew and give a name to another."""
+        listed, members = set(survivors), enumerate(self._roster.members)
+        return hashlib.sha256(b"".join(sorted(m.key for index, m in members if index in listed))).digest()
 
     @cached_property
     def _identity(self) -> Identity:

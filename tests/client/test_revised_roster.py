@@ -9,11 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.cli import main as merchant
 from client.council_cli import main as council
+from client.enrolment import enrol
 from client.errors import Refused
+from privacy.secagg.identity import Identity
 from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.merchant import MerchantSession
 from privacy.secagg.platform import PlatformSession
-from privacy.secagg.roster import SignedRoster, sign_roster
+from privacy.secagg.roster import Member, SignedRoster, make_roster, sign_roster
 from releases.keys import SigningKey
 from tests.client.small import request
 from tests.client.test_secure import COUNCIL, RUN, League
@@ -99,3 +101,21 @@ def test_a_round_that_stood_confirmed_under_the_former_roster_opens_no_second_li
     pin(league, "first.bin")
     with pytest.raises(Refused, match="answered before over other survivors"):
         league.ask(round_.certificates()["north"])
+
+
+def test_a_name_that_passed_to_another_key_is_another_survivor(league, revised, tmp_path):
+    """Its vector is another's: the same names summed twice would show the difference of both."""
+    asked = question(league, 1)
+    league.finish(reported(league, asked))
+    heirs = league.others | {"zenith": Identity.generate()}
+    keys = {"north": enrol(league.small.home).public} | {name: heir.public for name, heir in heirs.items()}
+    revised.roster = make_roster("small", [Member(*each) for each in keys.items()], serial=3)
+    revised.sessions = {
+        name: MerchantSession(identity, revised.roster, MemoryKeyStore()) for name, identity in heirs.items()
+    }
+    revised.platform = PlatformSession(revised.roster, RUN)
+    (tmp_path / "heir.bin").write_bytes(sign_roster(revised.roster, [COUNCIL]))
+    pin(revised, "heir.bin")
+    revised.set_up()
+    with pytest.raises(Refused, match="answered before over other survivors"):
+        revised.finish(reported(revised, asked))

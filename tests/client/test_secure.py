@@ -20,6 +20,7 @@ from privacy.secagg.keystore import MemoryKeyStore
 from privacy.secagg.merchant import MerchantSession
 from privacy.secagg.platform import PlatformSession
 from privacy.secagg.roster import Member, make_roster, sign_roster
+from privacy.secagg.round_messages import Survivors
 from privacy.secure_exchange import Exchange, request_digest
 from tests.client.small import OPEN_PLAN, POLICY, request
 
@@ -305,6 +306,21 @@ def test_plain_and_secure_requests_of_one_question_get_the_same_answer(league, s
     for name, array in plain.arrays.items():
         np.testing.assert_allclose(found.mean[name] * 5, array, atol=1e-5)
     assert len(ledger(small)) == 1
+
+
+def test_survivors_of_a_number_that_nobody_has_are_refused_with_a_reason(league):
+    asked = request(league.runtime)
+    round_, opening = league.open(asked)
+    round_.receive_report(league.worker().answer(opening).secagg)
+    league.others_report(round_, asked)
+    league.finish(round_)
+    again, opening = league.open(asked)
+    again.receive_report(league.worker().answer(opening).secagg)
+    league.others_report(again, asked)
+    listed = Survivors.decode(again.survivors())
+    *some, last = listed.headers
+    with pytest.raises(Refused):
+        league.ask(replace(listed, headers=(*some, replace(last, index=200))).encode())
 
 
 def test_what_was_answered_once_is_opened_over_one_list_of_survivors_only_in_any_later_round(league):
