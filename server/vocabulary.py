@@ -9,6 +9,7 @@ Guarantees:
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -23,23 +24,29 @@ from server.rounds import gather
 from server.run import RunSettings
 from strategies.cohort import Cohort, Expected
 from strategies.divided_cohort import DividedCohort
+from strategies.secure_cohort import SecureCohort
 
 SHARED = "shared.json"
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is counted: how many of the `candidates` items are carried by at least `carriers` merchants."""
 
-    candidates: int
-    carriers: int
+    candidates: Positive
+    carriers: Positive
 
 
 class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`shared.json`: which items, numbered from 1 as in the catalogue of that digest, enough merchants carry."""
+    """`shared.json`: which items, numbered from 1 as in the catalogue of that digest, enough merchants carry.
+
+    `roster`: of a roster's part, its digest.
+    """
 
     catalogue: str
     carriers: int
     items: list[int]
+    roster: str = ""
 
 
 def count_vocabulary(grid: Grid, cohort: Cohort, settings: RunSettings, count: Count, folder: Path) -> None:
@@ -48,7 +55,7 @@ def count_vocabulary(grid: Grid, cohort: Cohort, settings: RunSettings, count: C
     Each roster's part is on disk before the next one is asked: it can be asked again of the same survivors alone.
 
     Raises:
-        ServerError: the league did not gather, or the folder holds the count of another catalogue.
+        ServerError: the league did not gather, or the folder holds the count of another catalogue or roster.
         CohortFailed, ValueRefused: as `ask_vocabulary`; what was counted by then is kept.
     """
     parts: tuple[Cohort, ...] = cohort.parts if isinstance(cohort, DividedCohort) else (cohort,)
@@ -58,9 +65,10 @@ def count_vocabulary(grid: Grid, cohort: Cohort, settings: RunSettings, count: C
         if not file.exists():
             _write(file, _counted(grid, part, settings, count))
         found = _read(file)
-        if (found.catalogue, found.carriers) != (settings.vocabulary, count.carriers):
+        if (found.catalogue, found.carriers, found.roster) != (settings.vocabulary, count.carriers, _over(part)):
             raise ServerError(
-                f"{file} counts another catalogue, or with another m; give this count a folder of its own"
+                f"{file} counts another catalogue, another roster or with another m; give this count a folder of "
+                "its own"
             )
         items &= set(found.items)
     _write(folder / SHARED, Shared(settings.vocabulary, count.carriers, sorted(items)))
@@ -77,7 +85,11 @@ def _counted(grid: Grid, cohort: Cohort, settings: RunSettings, count: Count) ->
     kept = ask_vocabulary(
         grid, cohort, count.candidates, settings.proposal(), count.carriers, rounds.round_timeout_s
     )
-    return Shared(settings.vocabulary, count.carriers, (np.flatnonzero(kept) + 1).tolist())
+    return Shared(settings.vocabulary, count.carriers, (np.flatnonzero(kept) + 1).tolist(), _over(cohort))
+
+
+def _over(cohort: Cohort) -> str:
+    return cohort.roster if isinstance(cohort, SecureCohort) else ""
 
 
 def _write(file: Path, shared: Shared) -> None:

@@ -84,6 +84,11 @@ class SecureCohort:
         return CohortSum(opened.mean, opened.statistics, opened.weight, len(found.survivors), found.dropped)
 
     @property
+    def roster(self) -> str:
+        """The roster's digest, hex."""
+        return self._roster.digest.hex()
+
+    @property
     def required(self) -> int:
         """How many merchants must survive."""
         return self._roster.min_survivors

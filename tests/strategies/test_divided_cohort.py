@@ -5,6 +5,7 @@ import json
 from functools import reduce
 from operator import add
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -259,6 +260,21 @@ def test_without_one_rosters_count_there_is_no_vocabulary_and_the_others_is_not_
     gone = members(merchants, 0)[0]  # another list of survivors, which its roster would refuse [T3]
     assert counted(merchants, tmp_path, cohort, losing(gone)) == ["by enough of both", "by all"]
     assert [merchants.trained[name] for name in members(merchants, 0)] == [1] * 7
+
+
+def test_a_count_over_a_roster_that_was_drawn_anew_is_not_taken_for_this_one(tmp_path):
+    merchants = carriers(tmp_path)
+    with pytest.raises(CohortFailed):
+        counted(merchants, tmp_path, faults=losing(*members(merchants, 1)[:4]))
+    again = Merchants(tmp_path / "again", merchants.answers, exchange=merchants.exchange, most=5)
+    with pytest.raises(ServerError, match="another roster"):
+        counted(again, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0, "carriers": 3}, {"candidates": 5, "carriers": 0}])
+def test_a_count_of_nothing_or_by_nobody_is_refused_before_it_is_asked(wrong):
+    with pytest.raises(msgspec.ValidationError, match=">= 1"):
+        msgspec.json.decode(msgspec.json.encode(wrong), type=Count)
 
 
 def test_the_count_of_another_catalogue_is_not_taken_for_this_one(tmp_path):
