@@ -15,6 +15,7 @@ from privacy.secagg.identity import Identity, verify
 from privacy.secagg.roster import MAX_NAME_BYTES, Member
 
 FORMAT: Final = "hansa-enrolment-1"
+LONGEST: Final = 500  # characters of a line; the longest that is signed has fewer
 
 
 def enrolment(name: str, identity: Identity) -> str:
@@ -25,6 +26,8 @@ def enrolment(name: str, identity: Identity) -> str:
 
 def read_enrolment(line: str) -> Member:
     """[R0] Who enrolled; raises Malformed, or PeerRefused where name and key are not signed by the key."""
+    if len(line) > LONGEST:
+        raise Malformed(f"expected a line of at most {LONGEST} characters, found {len(line)}")
     head, _, rest = line.strip().partition(" ")
     fields = rest.rsplit(" ", 2)
     if head != FORMAT or len(fields) != 3:

@@ -60,6 +60,15 @@ def test_a_name_that_no_line_can_hold_is_refused(name: str) -> None:
         enrolment(name, VICTIM)
 
 
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_what_is_said_of_a_line_is_short_however_long_the_line_is(place: int) -> None:
+    fields = enrolment("north", VICTIM).split()
+    fields[place] *= 10_000
+    with pytest.raises(Malformed) as refused:
+        read_enrolment(" ".join(fields))
+    assert len(str(refused.value)) < 1000
+
+
 @given(st.text(max_size=80), st.text("0123456789abcdef ", min_size=60, max_size=300))
 def test_reading_a_line_gives_a_member_or_raises_whatever_the_text(start: str, end: str) -> None:
     for text in (start, start + end, f"{FORMAT} {start} {end}"):
