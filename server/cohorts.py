@@ -63,7 +63,10 @@ def save_rosters(folder: Path, signed: Sequence[bytes]) -> None:
 
 
 def _read_rosters(folder: Path) -> dict[Path, Roster]:
-    files = sorted((folder / ROSTERS).glob("*.bin")) or [folder / ROSTER]
+    files = sorted((folder / ROSTERS).glob("*.bin"))
+    if files and (folder / ROSTER).exists():
+        raise ServerError(f"{folder} holds both {ROSTER} and {ROSTERS}/: keep the league's newest alone")
+    files = files or [folder / ROSTER]
     try:
         return {file: SignedRoster.decode(file.read_bytes()).roster() for file in files}
     except FileNotFoundError:

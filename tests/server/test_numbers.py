@@ -83,3 +83,11 @@ def test_a_roster_that_promises_less_than_the_plan_counts_on_is_refused_before_t
     assert isinstance(open_cohort(tmp_path, "secure", "run", plan, 0.5), SecureCohort)
     with pytest.raises(CalibrationError, match="the plan counts on a roster with at most 3 members"):
         open_cohort(tmp_path, "secure", "run", shared(cohort=3, dropouts=0), 0.5)
+
+
+def test_a_folder_with_one_roster_and_several_is_refused_as_nobody_knows_which_is_the_newest(tmp_path):
+    homes = homes_of(tmp_path, *"abcdefg")
+    save_rosters(tmp_path, write_rosters(homes, "run", 0, most=4))
+    save_rosters(tmp_path, write_rosters(homes, "run", 0))
+    with pytest.raises(ServerError, match="both roster.bin and rosters"):
+        open_cohort(tmp_path, "secure", "run", OPEN, 0.5)
