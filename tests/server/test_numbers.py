@@ -89,5 +89,5 @@ def test_a_folder_with_one_roster_and_several_is_refused_as_nobody_knows_which_i
     homes = homes_of(tmp_path, *"abcdefg")
     save_rosters(tmp_path, write_rosters(homes, "run", 0, most=4))
     save_rosters(tmp_path, write_rosters(homes, "run", 0))
-    with pytest.raises(ServerError, match="both roster.bin and rosters"):
+    with pytest.raises(ServerError, match=r"both roster\.bin and rosters"):
         open_cohort(tmp_path, "secure", "run", OPEN, 0.5)
