@@ -50,7 +50,8 @@ def test_a_league_of_261_merchants_trains_over_two_rosters_through_drop_outs(tmp
 
     def lose(number, count):
         for home in rosters[number][:count]:
-            (home / "secagg" / "state.bin").unlink()
+            [stored] = (home / "secagg").glob("state-*.bin")
+            stored.unlink()
 
     def spoil(federation):
         def observe(state):
