@@ -43,7 +43,7 @@ class Shopper:
 @contextmanager
 def serving(home: Path) -> Iterator[str]:
     """Start the merchant's serving process on a free port; yields its address, stops it by SIGTERM."""
-    command = [sys.executable, "-m", "serving", str(home), "--port", "0"]
+    command = [sys.executable, "-m", "serving", str(home.resolve()), "--port", "0"]
     root = Path(__file__).resolve().parent.parent
     with (home / "serving.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603

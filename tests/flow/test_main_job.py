@@ -21,7 +21,7 @@ from privacy.plan import PrivacyPlan
 from releases.pull import active
 from server.app import read_run
 from simulation.job import run_job as run_here
-from simulation.shop_front import ServingFailed
+from simulation.shop_front import ServingFailed, ask, serving
 from tests.flow.conftest import ROOT, SMALL
 from tests.simulation.test_config import composed
 
@@ -156,6 +156,14 @@ def test_a_run_killed_anywhere_resumes_to_the_same_model_and_no_smaller_ledger(
         twin = next(undisturbed.glob(f"runs/federated_private/homes/{path.parent.name}/ledger.jsonl"))
         plan_delta = 1e-5
         assert Ledger(path).epsilon(plan_delta) >= Ledger(twin).epsilon(plan_delta) * (1 - 1e-9)
+
+
+def test_a_run_that_writes_beside_its_data_outside_the_clone_is_served_too(finished, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    home = next(folder.glob("runs/federated_private/homes/*/releases")).parent
+    with serving(home.relative_to(folder)) as address:
+        assert ask(address, "/readyz")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
