@@ -30,6 +30,8 @@ def _worth(measured: Measured) -> str:
     method = next((m for kind in ("federated_private", "federated") for m in measured.of_kind(kind)), None)
     if method is None:
         return "Whether the league is worth it cannot be said: these results hold no federated model."
+    if method.estimate(_VIEW) is None:
+        return "Whether the league is worth it was not measured: no user bought a new item in the weeks that test."
     own, simpler = (leads_over(measured, method, _VIEW, kind) for kind in ("local_only", "baseline"))
     if not own:
         return "Whether the league is worth it was not measured: no merchant's own model was trained to compare."

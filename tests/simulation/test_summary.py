@@ -61,6 +61,13 @@ def test_what_was_not_measured_is_said_not_to_have_been_measured(results: Result
     assert "with none without noise to compare" in price
 
 
+def test_a_league_whose_users_bought_nothing_new_is_not_said_to_lack_models(results: Results) -> None:
+    for method in results["methods"]:
+        del method["views"]["novel"]["ndcg@10"]
+    results["paired"] = []
+    assert summary(results)[0].endswith("not measured: no user bought a new item in the weeks that test.")
+
+
 def test_a_run_without_epsilon_has_no_price_and_a_refused_release_says_why(results: Results) -> None:
     results["privacy"]["epsilon"] = None
     results["release"] = {"version": 1, "published": False, "gate": "not better than the last release"}
