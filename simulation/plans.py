@@ -207,9 +207,11 @@ def _check_ranges(config: Config) -> None:
     ):
         if word not in known:
             wrong.append(f"{name}={word!r}; choose one of {', '.join(known)}")
-    if data.league == "files":
-        missing = [name for name, value in (("events", data.events), ("catalogue", data.catalogue)) if not value]
-        wrong += [f"data.{name} is not set: give data.{name}=PATH (docs/your-own-data.md)" for name in missing]
+    for name, path in (("events", data.events), ("catalogue", data.catalogue)):
+        if data.league == "files" and not path:
+            wrong.append(f"data.{name} is not set: give data.{name}=PATH (docs/your-own-data.md)")
+        if data.league != "files" and path:
+            wrong.append(f"data.{name}={path} is read with data=files alone: add data=files")
     if config.repository and config.serve and mode != Mode.NONE and not config.privacy.gate_share:
         remedy = "another mode has one" if mode == Mode.MERCHANT else "give the gate a share, such as 0.05"
         wrong.append(

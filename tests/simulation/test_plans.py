@@ -52,6 +52,7 @@ TWO = "data.min_merchants=2"
         ("data.valid_weeks=0", "data.valid_weeks must be at least 1, found 0"),
         ("data.test_weeks=-2", "data.test_weeks must be at least 1, found -2"),
         ("data.max_events=0", "data.max_events must be at least 1, found 0"),
+        ("data.events=sales.csv", "data.events=sales.csv is read with data=files alone: add data=files"),
         ("data.league=elsewhere", "data.league='elsewhere'; choose one of complete_journey, files"),
         ("engine.name=slurm", "engine.name='slurm'; choose one of in_process, ray"),
         ("cohort.min_survivors=0", r"cohort.min_survivors must lie in \(0, 1\], found 0"),
