@@ -105,7 +105,7 @@ def _make_home(home: Path, arguments: argparse.Namespace) -> None:
     database = "://" in arguments.events
     problems = [
         (any((home / name).exists() for name in ("merchant.toml", "secret.key", "ledger.jsonl")),
-         f"{home}: a home is here already; nothing was changed"),
+         f"{home}: a home is here already; nothing was changed: edit its merchant.toml"),
         (not arguments.name, "--name: a merchant needs a name"),
         (not (database or Path(arguments.events).exists()), f"--events {arguments.events}: no such path"),
         (not arguments.vocabulary.is_file(), f"--vocabulary {arguments.vocabulary}: no such file"),
@@ -266,9 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
-            name, help=words, description=words, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        made = commands.add_parser(name, help=words, description=words)
         made.set_defaults(command=command)
         made.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")
         return made
@@ -284,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     pin = add("pin", _pin, "check a roster that the council signed, and pin it")
     pin.add_argument("--roster", type=Path, required=True, help="the signed roster")
     pin.add_argument("--council", nargs="+", required=True, metavar="KEY", help="the council's public keys, hex")
-    pin.add_argument("--signatures", type=int, default=1, help="how many of them must have signed")
+    pin.add_argument("--signatures", type=int, default=1, help="how many of them must have signed (default 1)")
     status = add("status", _status, "whether the daemon listens, what the policy allows, what is spent")
     status.add_argument("--json", action="store_true", help="print JSON")
     for command in (run, status):
@@ -296,7 +294,7 @@ def _add_init(init: argparse.ArgumentParser) -> None:
     init.add_argument("--name", required=True, help="the merchant's name in the league")
     init.add_argument("--events", required=True, help="file, folder or database URL (docs/your-own-data.md)")
     init.add_argument("--vocabulary", required=True, type=Path, help="the league's public vocabulary (Parquet)")
-    init.add_argument("--task", default="recommendation", help="what the league trains")
+    init.add_argument("--task", default="recommendation", help="what the league trains (default %(default)s)")
     init.add_argument(
         "--options",
         type=_options,
@@ -307,8 +305,12 @@ def _add_init(init: argparse.ArgumentParser) -> None:
         "--train-until", type=_moment, help="end of what is trained on, UTC; default: 4 weeks earlier"
     )
     init.add_argument("--gate-until", type=_moment, help="end of the weeks that judge a release; default: today")
-    init.add_argument("--max-events", type=int, default=512, help="a customer's most recent purchases that count")
-    init.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    init.add_argument(
+        "--max-events", type=int, default=512, help="most recent purchases of a customer that count (default 512)"
+    )
+    init.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; default: auto"
+    )
 
 
 if __name__ == "__main__":

@@ -154,31 +154,35 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a merchant's activated release: store events, recommend in real time.",
         epilog="SIGTERM drains and exits 0; SIGHUP looks for another release at once. "
         "The API describes itself at /openapi.json.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("home", type=Path, metavar="HOME", help="the merchant's home folder")
     parser.add_argument(
         "--load", type=Path, metavar="FILE", help="first store a file's past events; again changes nothing"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind; another than loopback needs a token")
     parser.add_argument(
-        "--port", type=int, default=8077, help="port to bind; 0 for any free one, named in the ready line"
+        "--host", default="127.0.0.1", help="default 127.0.0.1; another than loopback needs a token"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8077, help="default 8077; 0 for any free one, named in the ready line"
     )
     parser.add_argument("--token-file", type=Path, default=None, help="file with the token that clients must send")
     parser.add_argument(
-        "--max-events-per-user", type=int, default=512, help="a user's most recent purchases that are scored"
+        "--max-events-per-user",
+        type=int,
+        default=512,
+        help="a user's most recent purchases that are scored (default 512)",
     )
     parser.add_argument(
         "--retention-days",
         type=float,
         default=400.0,
-        help="how long the event log keeps an event after receipt",
+        help="how long the event log keeps an event after receipt (default 400)",
     )
     parser.add_argument(
         "--stale-after-days",
         type=float,
         default=14.0,
-        help="age from which a release is served with the label stale",
+        help="age from which a release is served with the label stale (default 14)",
     )
     return parser
 

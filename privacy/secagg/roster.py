@@ -245,7 +245,8 @@ def decode_roster(encoded: bytes) -> Roster:
 def _check_members(members: tuple[Member, ...]) -> None:
     n = len(members)
     if not 3 <= n <= tags.MAX_MEMBERS:
-        raise RosterRefused(f"expected 3 to {tags.MAX_MEMBERS} merchants, found {n}; divide a larger league")
+        what = "masked sums need three" if n < 3 else "divide a larger league"
+        raise RosterRefused(f"expected 3 to {tags.MAX_MEMBERS} merchants, found {n}; {what}")
     names = [member.name for member in members]
     if names != sorted(set(names)):  # [R1]
         raise RosterRefused("expected distinct names in rising order")

@@ -151,7 +151,7 @@ def test_a_roster_that_merchants_would_refuse_is_never_written(table, capsys):
         assert len(lines) == 1
         assert reason in lines[0]
     assert council(["roster", "--league", "small", "north.txt", "--out", "bad.bin"]) == 2
-    assert "expected 3 to 255 merchants" in capsys.readouterr().err
+    assert "found 1; masked sums need three" in capsys.readouterr().err
     assert not (table / "bad.bin").exists()
 
 
