@@ -127,6 +127,8 @@ class _Comparer:
     def references(self, run: FederatedRun) -> list[Scored]:
         """Each merchant's own model, and the centralised one, as far as the settings ask for them."""
         compare, model, names = self.config.compare, self.config.model, self.league.names
+        if not (compare.local_only or compare.centralised):
+            return []
         start = {**starting_model(run.federation).arrays, **run.final.fixed}
         ordinary = training(self.config, Mode.NONE)
         alone, together = (

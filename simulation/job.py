@@ -89,9 +89,10 @@ def _run(config: Config, display: Display) -> None:
             shutil.rmtree(folder)
         raise
     display.say(f"{'going on in' if resumed else 'writing to'} {folder}")
+    small = f"; {league.skipped} left out, under {config.data.min_users} users" if league.skipped else ""
     display.say(
         f"{league.name}: {len(league.merchants)} merchants, {league.items:,} items, "
-        f"{sum(merchant.events for merchant in league.merchants):,} events"
+        f"{sum(merchant.events for merchant in league.merchants):,} events{small}"
     )
     for federation in planned.values():
         _forecast(federation.settings.plan, display)
@@ -148,7 +149,7 @@ def _federated(
     config: Config, name: str, federation: Federation, league: PreparedLeague, display: Display, log: MetricsLog
 ) -> FederatedRun:
     rounds, plan = federation.settings.rounds.rounds, federation.settings.plan
-    title = f"private, {plan.mode}, ε = {plan.epsilon:.3g} planned" if plan.private else "without privacy"
+    title = "private" if plan.private else "without privacy"
     pool = executor(nodes(federation.nodes), workers(config))
     try:
         with display.stage(title, rounds) as stage:

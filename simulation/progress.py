@@ -40,7 +40,7 @@ class Display:
         """A progress bar for the time of the stage; its last state stays on the screen."""
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=10),
+            BarColumn(bar_width=8),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),

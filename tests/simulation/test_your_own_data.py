@@ -25,3 +25,19 @@ def test_the_ten_rows_are_refused_with_the_remedy_that_the_page_names(tmp_path):
     assert run_job(composed("data=files", *sources, f"output='{tmp_path}/out'"), Console(file=said)) == WRONG_INPUT
     assert remedy in " ".join(said.getvalue().split())
     assert f"`{remedy}`, runs them to the end" in PAGE
+
+
+def test_the_ten_rows_run_with_that_remedy_and_west_is_reported_as_left_out(tmp_path):
+    events, catalogue = bring(tmp_path)
+    sources = (f"data.events='{events}'", f"data.catalogue='{catalogue}'")
+    quick = (
+        "experiment=open",
+        "data.min_merchants=2",
+        "rounds=1",
+        "serve=false",
+        *(f"compare.{name}=false" for name in ("local_only", "centralised")),
+    )
+    said = io.StringIO()
+    assert run_job(composed("data=files", *sources, *quick, f"output='{tmp_path}/out'"), Console(file=said)) == 0
+    assert "2 merchants, 1 items, 9 events; 1 left out, under 2 users" in " ".join(said.getvalue().split())
+    assert "train references" not in said.getvalue()
