@@ -114,7 +114,7 @@ def page_of(results: Mapping[str, Any]) -> str:
         methods_caption=f"{METRIC} with 95% intervals; the dotted line marks the federated model.",
         uplift_caption=(
             "One dot is one merchant; above the line the league serves it better than its own model does. "
-            f"The line joins the medians of {BIN_MERCHANTS} merchants of like size each."
+            f"In a larger league a line joins the medians of {BIN_MERCHANTS} merchants of like size each."
         ),
         method_tables=method_tables(measured),
         uplift_table=uplift_table(measured),
@@ -155,14 +155,14 @@ def _facts(measured: Measured) -> Iterator[Fact]:
     )
     compared = ratio_to_centralised(measured, _HEADLINE_VIEW)
     yield Fact(
-        "of the centralised model's score",
+        "of the centralised model's score, federated",
         percent(compared[1]) if compared else MISSING,
         "same view and metric" if compared else "no centralised model",
     )
     uplift = measured.uplift_of("federated", _HEADLINE_VIEW)
     median = uplift.median if uplift else None
     yield Fact(
-        "merchants better off than alone",
+        "merchants better off than alone, federated",
         (better_off(uplift) if uplift else "") or MISSING,
         f"median merchant {signed(median)}" if median is not None else "not measured",
     )
