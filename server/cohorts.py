@@ -2,8 +2,8 @@
 """Which cohort a run has: `plain` adds answers in clear, `secure` opens masked sums alone.
 
 A secure run's folder holds `roster.bin`, the signed roster that the merchants pinned, or, for a divided league, a
-folder `rosters` with one such file for each. The platform keeps the numbers of epochs and rounds beside its
-checkpoints, a divided league's for each roster, by the name of its file.
+folder `rosters` with one such file for each. The numbers of epochs and rounds lie in `numbers`, beside the run's
+folder, for each roster: they are its next run's too.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from strategies.secure_cohort import SecureCohort
 
 PLAIN, SECURE = "plain", "secure"
 ROSTER, ROSTERS = "roster.bin", "rosters"
-CHECKPOINTS = "checkpoints"
+NUMBERS = "numbers"
 
 
 def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min_survivors: float) -> Cohort:
@@ -41,15 +41,10 @@ def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min
     if plan.sharing is not None:
         for roster in rosters.values():
             check_roster(plan, roster)
-    if list(rosters) == [folder / ROSTER]:
-        return SecureCohort(rosters[folder / ROSTER], run, RisingNumbers(folder / CHECKPOINTS))
     _check_apart(list(rosters.values()))
-    return DividedCohort(
-        [
-            SecureCohort(roster, run, RisingNumbers(folder / CHECKPOINTS / file.stem))
-            for file, roster in rosters.items()
-        ]
-    )
+    numbers = folder.resolve().parent / NUMBERS
+    cohorts = [SecureCohort(roster, run, RisingNumbers(numbers, roster.digest)) for roster in rosters.values()]
+    return cohorts[0] if list(rosters) == [folder / ROSTER] else DividedCohort(cohorts)
 
 
 def save_rosters(folder: Path, signed: Sequence[bytes]) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of secure epochs and rounds: each is handed out once in a roster's whole life, also after a crash.
+"""The numbers of secure epochs and rounds: each is handed out once in a roster's whole life, over all its runs.
+
+Assumes one run at a time over a roster; what a second one repeats, every merchant refuses.
 
 Guarantees:
 - A number is on disk before it is used; a restarted platform goes on above it.
@@ -12,8 +14,6 @@ import msgspec
 from server.checkpoints import write_durably
 from server.errors import ServerError
 
-NUMBERS = "secagg.json"
-
 
 class _Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: int = 0
@@ -21,10 +21,10 @@ class _Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RisingNumbers:
-    """`secagg.json` in the folder of the checkpoints."""
+    """One file in `folder`, named by the roster's digest."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NUMBERS
+    def __init__(self, folder: Path, roster: bytes) -> None:
+        self._path = folder / f"{roster.hex()}.json"
 
     def next_epoch(self) -> tuple[int, int]:
         """A new epoch's number and the first round that it serves."""

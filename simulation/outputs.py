@@ -5,6 +5,7 @@ outputs/2026-11-22_14-03-11/
   config.json            settings and their hash
   league/                the prepared league
   runs/<name>/           homes, checkpoints and ledgers of each federated run
+  runs/numbers/          of secure rounds, by the roster's digest
   platform/ merchant/    keys and repository; the merchant that pulls, verifies and serves
   results.json metrics.jsonl tensorboard/ report.html
   finished               empty; there once nothing is left to do

@@ -169,7 +169,7 @@ def undisturbed(run_job, tmp_path_factory):
     "pattern",
     [
         "*/runs/*/homes/*/answers/*-train.answer",
-        pytest.param("*/runs/*/checkpoints/secagg.json", marks=pytest.mark.slow),
+        pytest.param("*/runs/numbers/*.json", marks=pytest.mark.slow),
         pytest.param("*/runs/*/checkpoints/round-00001*", marks=pytest.mark.slow),
     ],
 )
