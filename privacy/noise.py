@@ -38,6 +38,7 @@ __all__ = ["NoiseSource", "NoiseStream", "add_noise", "add_noise_to_array"]
 
 _TAG_LABEL: Final = b"hansa.privacy.noise/1/label\x00"
 _TAG_SEED: Final = b"hansa.privacy.noise/1/seed\x00"
+_DEVIATIONS: Final = 1e-12, 1e12  # between them the squares of all draws are normal numbers of float32
 _CHUNK: Final = 1 << 15  # draws at a time: all buffers of the pass stay in a core's cache
 _GRID_BITS: Final = 20
 _ZEROS: Final = memoryview(bytes(6 * _CHUNK))
@@ -62,7 +63,14 @@ class NoiseStream:
             part.copy_(torch.from_numpy(drawer.draw(i, part.numel(), 1.0)))
 
     def add_to(self, total: Tensor, deviation: float) -> None:
-        """total += noise of `deviation`, in chunks that stay in cache; total is float32 [n] on the CPU."""
+        """total += noise of `deviation`, in chunks that stay in cache; total is float32 [n] on the CPU.
+
+        Raises NoiseError outside of 1e-12 <= deviation <= 1e12, where float32 would give zeros or NaN.
+        """
+        if not _DEVIATIONS[0] <= deviation <= _DEVIATIONS[1]:
+            raise NoiseError(
+                f"deviation must be within 1e-12 and 1e12, found {deviation}: choose another clipping norm"
+            )
         threads = torch.get_num_threads()
         chunks = max(1, math.ceil(total.numel() / _CHUNK / threads))  # a thread's
         starts, parts = itertools.count(self._take(total), chunks), torch.split(total, chunks * _CHUNK)
@@ -218,8 +226,6 @@ def add_noise(
 
 def add_noise_to_array(values: npt.NDArray[Any], deviation: float, stream: NoiseStream) -> npt.NDArray[np.float32]:
     """float32 copy of `values` with Gaussian noise of `deviation`: for sums that were clipped elsewhere."""
-    if not 0 < deviation < math.inf:
-        raise NoiseError(f"deviation must be positive and finite, found {deviation}")
     total = torch.from_numpy(np.array(values, np.float32, order="C"))
     _add_in_one_pass(total, deviation, stream)
     return np.asarray(total.numpy())

@@ -169,6 +169,23 @@ def test_buffers_are_reused_and_change_nothing():
     torch.testing.assert_close(held, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("deviation", [0.0, 1e-23, 9e-13, 2e12, 1e20, math.nan])
+def test_a_deviation_at_which_float32_is_no_gaussian_is_refused(kind, deviation):
+    total = torch.zeros(3)
+    with pytest.raises(NoiseError, match="deviation must be within 1e-12 and 1e"):
+        NoiseSource(bytes(32), kind).stream("x").add_to(total, deviation)
+    assert not total.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("deviation", [1e-12, 1e12])
+def test_the_noise_has_the_stated_deviation_at_the_ends_of_its_range(kind, deviation):
+    noise = add_noise_to_array(np.zeros(N), deviation, NoiseSource.from_seed(1, kind=kind).stream("a"))
+    assert scale_is(noise, deviation)
+    assert stats.kstest(noise / deviation, "norm").pvalue > 1e-6
+
+
 @pytest.mark.parametrize("noise", [0.0, -1.0, math.inf, math.nan])
 def test_noise_that_is_none_is_refused(noise):
     with pytest.raises(NoiseError):
