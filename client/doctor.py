@@ -231,7 +231,7 @@ def _ledger(home: Path) -> Iterator[Check]:
         yield Check("ledger", NOTE, "the last line was torn by a crash; the node mends it at its start")
     if path.stat().st_mode & 0o077:
         yield Check("ledger", NOTE, "others may read the ledger", f"chmod 600 {path}")
-    held = [booked_unit(record.body) for record in records if record.kind == "reserve"]
+    held = [booked_unit(path, record) for record in records if record.kind == "reserve"]
     if held and (policy := _sound_policy(home)):
         policy.check_booked(*held[0])
 

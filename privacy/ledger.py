@@ -298,7 +298,7 @@ class Ledger:
         if record.kind == "reserve":
             events = tuple(event_from_dict(e) for e in body["events"])
             made = Reservation(
-                record.number, body["run"], body["round"], body["purpose"], events, *booked_unit(body)
+                record.number, body["run"], body["round"], body["purpose"], events, *booked_unit(self.path, record)
             )
             state.reservations[record.number] = made
             if body["inputs_digest"] is not None:

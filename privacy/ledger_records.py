@@ -10,13 +10,12 @@ at least as much as.
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from privacy.errors import LedgerTampered
+from privacy.errors import CalibrationError, LedgerTampered
 from privacy.units import Unit, unit_of
 
 __all__ = ["Head", "Record", "append_to", "booked_unit", "parse_chain"]
@@ -25,6 +24,9 @@ _TAG: Final = b"hansa.privacy.ledger/1\x00"
 _VERSION: Final = 2
 _VERSIONS: Final = (1, 2)
 _KINDS: Final = ("reserve", "spend", "recover")
+_REMEDY: Final = (
+    "the ledger was changed after it was written: restore the original, or treat the whole budget as spent"
+)
 _FIELDS: Final = {"at", "body", "hash", "kind", "number", "previous", "version"}
 _UNIT: Final = {"unit", "merchants_per_user"}  # of a reservation, since version 2
 _BODIES: Final = {
@@ -91,20 +93,20 @@ def parse_chain(path: Path, data: bytes) -> tuple[list[Record], bytes]:
     return records, b""
 
 
-def booked_unit(body: Mapping[str, Any]) -> tuple[Unit, int]:
-    """A reservation's unit and its merchants_per_user; raises CalibrationError for an unknown one."""
-    merchants = body.get("merchants_per_user", 1)
-    return unit_of(body.get("unit", Unit.USER_MERCHANT), merchants), merchants
+def booked_unit(path: Path, record: Record) -> tuple[Unit, int]:
+    """A reservation's unit and its merchants_per_user; raises LedgerTampered for an unknown one."""
+    merchants = record.body.get("merchants_per_user", 1)
+    try:
+        return unit_of(record.body.get("unit", Unit.USER_MERCHANT), merchants), merchants
+    except CalibrationError as unknown:
+        raise LedgerTampered(f"{path}: record {record.number}: {unknown}; {_REMEDY}") from None
 
 
 def _parse(path: Path, line: bytes, head: Head) -> Record:
     number = head.number + 1
 
     def tampered(problem: str) -> LedgerTampered:
-        return LedgerTampered(
-            f"{path}: line {number + 1}: {problem}; the ledger was changed after it was written: restore the "
-            "original, or treat the whole budget as spent"
-        )
+        return LedgerTampered(f"{path}: line {number + 1}: {problem}; {_REMEDY}")
 
     try:
         data = json.loads(line)

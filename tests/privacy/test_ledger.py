@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from privacy.accountant import GaussianEvent, SampledGaussianEvent, epsilon, event_to_dict
 from privacy.errors import BudgetExceeded, LedgerError, LedgerTampered, OtherUnit
 from privacy.ledger import Head, Ledger
+from privacy.ledger_records import append_to
 from privacy.plan import PrivacyRequest, calibrate
 from privacy.policy import Policy
 
@@ -267,6 +269,16 @@ def test_a_record_of_version_1_still_holds_and_counts_as_user_merchant(path):
     ledger.spend(ledger.reserve(EVENTS, run="a", round=2), DIGEST)
     assert Ledger(path).verify() == 3
     assert Ledger(path).epsilon(1e-5) == epsilon(EVENTS * 2, 1e-5)
+
+
+@pytest.mark.parametrize("unit", [("household", 1), ("user_k", 1), ("user_merchant", "1"), (None, 1)])
+def test_a_rightly_hashed_record_of_an_unknown_unit_is_tampering_and_no_refusal(path, unit):
+    body = {"run": "a", "round": 1, "purpose": "training", "events": [], "inputs_digest": None}
+    named = body | {"unit": unit[0], "merchants_per_user": unit[1]}
+    path.parent.mkdir()
+    path.write_bytes(append_to(Head(), "reserve", named, datetime(2026, 1, 1, tzinfo=UTC))[1])
+    with pytest.raises(LedgerTampered, match=r"ledger\.jsonl: record 0: (unit|merchants_per_user)"):
+        Ledger(path)
 
 
 def test_spending_what_was_never_reserved_is_refused(path, tmp_path):
