@@ -11,6 +11,7 @@ from pathlib import Path
 
 from privacy.integer_update import check_roster
 from privacy.plan import PrivacyPlan
+from privacy.secagg.errors import SecAggError
 from privacy.secagg.roster import Roster, SignedRoster
 from server.checkpoints import write_durably
 from server.errors import ServerError
@@ -29,9 +30,9 @@ def open_cohort(folder: Path, aggregation: str, run: str, plan: PrivacyPlan, min
     """The cohort of the run in `folder`; `min_survivors` counts in plain cohorts, the roster in secure ones.
 
     Raises:
-        ServerError: the folder lacks what the aggregation needs, it is neither `plain` nor `secure`, or a merchant
-            stands in two rosters.
-        privacy.errors.PrivacyError: a roster is unsafe or damaged, or promises less than the plan counts on.
+        ServerError: the folder lacks what the aggregation needs, it is neither `plain` nor `secure`, a roster is
+            unsafe or damaged, or a merchant stands in two.
+        privacy.errors.CalibrationError: a roster promises less than the plan counts on.
     """
     if aggregation == PLAIN:
         return PlainCohort(min_survivors)
@@ -62,12 +63,16 @@ def _read_rosters(folder: Path) -> dict[Path, Roster]:
     if files and (folder / ROSTER).exists():
         raise ServerError(f"{folder} holds both {ROSTER} and {ROSTERS}/: keep the league's newest alone")
     files = files or [folder / ROSTER]
+    return {file: _read_roster(file) for file in files}
+
+
+def _read_roster(file: Path) -> Roster:
     try:
-        return {file: SignedRoster.decode(file.read_bytes()).roster() for file in files}
+        return SignedRoster.decode(file.read_bytes()).roster()
     except FileNotFoundError:
-        raise ServerError(
-            f"{folder / ROSTER}: a secure run needs the league's roster; prepare the run again"
-        ) from None
+        raise ServerError(f"{file}: a secure run needs the league's roster; prepare the run again") from None
+    except SecAggError as unfit:
+        raise ServerError(f"{file}: {unfit}; lay down the roster that the council signed") from None
 
 
 def _check_apart(rosters: Sequence[Roster]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from client.home import MerchantSettings, create_home
 from privacy.errors import CalibrationError
+from privacy.secagg.roster import SignedRoster
 from server.cohorts import NUMBERS, ROSTERS, open_cohort, save_rosters
 from server.errors import ServerError
 from server.numbers import RisingNumbers
@@ -101,6 +102,15 @@ def test_a_roster_that_promises_less_than_the_plan_counts_on_is_refused_before_t
     assert isinstance(open_cohort(tmp_path, "secure", "run", plan, 0.5), SecureCohort)
     with pytest.raises(CalibrationError, match="the plan counts on a roster with at most 3 members"):
         open_cohort(tmp_path, "secure", "run", shared(cohort=3, dropouts=0), 0.5)
+
+
+def test_a_damaged_or_unsafe_roster_is_refused_by_its_files_name(tmp_path):
+    good, other = write_rosters(homes_of(tmp_path, *"abcdefg"), "run", 0, most=4)
+    encoded = bytearray(SignedRoster.decode(good).encoded)
+    encoded[3] += 1  # a version that nobody knows
+    for number, damaged in enumerate((b"", other[:-1], SignedRoster(bytes(encoded)).encode())):
+        with pytest.raises(ServerError, match=r"rosters/002\.bin: .*expected .*; lay down"):
+            opened(tmp_path / f"run-{number}", [good, damaged])
 
 
 def test_a_folder_with_one_roster_and_several_is_refused_as_nobody_knows_which_is_the_newest(tmp_path):
