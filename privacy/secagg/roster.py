@@ -201,7 +201,9 @@ def open_roster(
             found.check(key, signature)
             good.add(key)
     if len(good) < signatures_needed:
-        raise RosterRefused(f"expected {signatures_needed} signatures of the council, found {len(good)}: sign with `hansa council sign`")
+        raise RosterRefused(
+            f"expected {signatures_needed} signatures of the council, found {len(good)}: sign with `hansa council sign`"
+        )
     if pin is not None and tags.digest(encoded) != pin:  # [R5]
         raise RosterRefused(
             f"expected the pinned roster {pin.hex()[:16]}…, found {tags.digest(encoded).hex()[:16]}…; "
