@@ -202,7 +202,8 @@ def open_roster(
             good.add(key)
     if len(good) < signatures_needed:
         raise RosterRefused(
-            f"expected {signatures_needed} signatures of the council, found {len(good)}: sign with `hansa council sign`"
+            f"expected {signatures_needed} signatures of the council, found {len(good)}: "
+            "sign with `hansa council sign`"
         )
     if pin is not None and tags.digest(encoded) != pin:  # [R5]
         raise RosterRefused(
